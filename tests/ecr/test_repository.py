@@ -381,6 +381,22 @@ async def test_what_does_not_pass_fails_at_once_with_advice(bench: Bench) -> Non
     assert bench.retried == []
 
 
+async def test_a_failure_while_another_is_handled_is_not_taken_for_it(bench: Bench) -> None:
+    """A redirect of CreateRepository, sent since BatchGetImage found no repository, is CreateRepository's failure."""
+
+    async def elsewhere(request: web.Request, relay: Relay) -> web.StreamResponse:
+        await request.read()
+        return web.Response(status=307, headers={"Location": "http://127.0.0.1:1/"})
+
+    bench.relay.plan("CreateRepository", *[elsewhere] * ATTEMPTS)
+    try:
+        raise RepositoryNotFoundError("BatchGetImage", "RepositoryNotFoundException", "it does not exist")
+    except RepositoryNotFoundError:
+        with pytest.raises(ConnectionFailedError, match=r"^CreateRepository got no answer from .* it redirects to"):
+            await bench.repository.create()
+    assert bench.relay.seen["CreateRepository"] == 1 + ATTEMPTS
+
+
 async def test_a_missing_repository_is_told_as_such_by_every_operation(bench_to: Open) -> None:
     async with bench_to() as bench:
         for call in CALLS.values():

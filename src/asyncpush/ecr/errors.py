@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -136,6 +137,7 @@ def translate_errors(operation: str, endpoint: str, region: str = "") -> Iterato
         ConnectionFailedError: ECR did not answer.
         ConfigurationError: credentials are missing, or their provider failed.
     """
+    handled = sys.exception()
     try:
         yield
     except bce.ClientError as error:
@@ -155,7 +157,7 @@ def translate_errors(operation: str, endpoint: str, region: str = "") -> Iterato
             wrong_address=True,
         ) from error
     except (bce.HTTPClientError, bce.ConnectionError) as error:
-        if (own_error := _own_error(error.kwargs.get("error"))) is not None:
+        if (own_error := _own_error(error.kwargs.get("error"), handled)) is not None:
             raise own_error from error
         shortage = open_files.shortage(error)
         url = _failed_url(error, endpoint)
@@ -206,9 +208,13 @@ def _hint(code: str, kind: type[ServiceError], region: str) -> str | None:
     return f"create it{here}, or push with --create-repository{elsewhere}"
 
 
-def _own_error(error: BaseException | None) -> AsyncpushError | None:
-    """The error of asyncpush's that made a request fail, such as a source that can't be read further; None if none."""
-    while error is not None:
+def _own_error(error: BaseException | None, handled: BaseException | None) -> AsyncpushError | None:
+    """The error of asyncpush's that made a request fail, such as a source that can't be read further; None if none.
+
+    If the request is sent while its caller handles an error, that is *handled*, and Python names it as the context of
+    whatever the request raises.
+    """
+    while error is not None and error is not handled:
         if isinstance(error, AsyncpushError):
             return error
         error = error.__cause__ or error.__context__
