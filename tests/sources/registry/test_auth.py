@@ -314,7 +314,7 @@ async def test_access_token_will_do(server: RegistryServer) -> None:
 
 async def test_the_token_service_may_have_a_bad_moment(server: RegistryServer) -> None:
     Tokens(server)
-    moments = [503, 429, 500]
+    moments = [503, 429, 408, 500]
 
     async def bad(request: web.Request) -> web.StreamResponse | None:
         return web.Response(status=moments.pop()) if request.path == "/token" and moments else None

@@ -24,7 +24,8 @@ from asyncpush.sources.registry.pull_limit import (
 )
 from asyncpush.sources.registry.requests import Request, TransientError
 
-_TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
+#: The statuses of failures that may pass.
+TRANSIENT = frozenset({408, 425, 500, 502, 503, 504})
 
 #: What servers that speak HTTPS say to plain HTTP.
 _WANTS_HTTPS = re.compile(rb"HTTPS|SSL|TLS", re.IGNORECASE)
@@ -166,7 +167,7 @@ class Refusal:
                 suffix = " without a challenge" if self.lacks_challenge and not page else ""
                 message = text if page else f"{host} refuses {request.what} (status {status}){suffix}{reported.words}"
                 return DeniedError(message, status, hint=BETWEEN if page else self._why_denied())
-            case _ if status in _TRANSIENT:
+            case _ if status in TRANSIENT:
                 return TransientError(text, hint=LATER, after=after, status=status)
             case _ if status >= 400:
                 hint = f"log in again (docker login {host})" if self.expired else BETWEEN if page else None

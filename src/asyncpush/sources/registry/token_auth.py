@@ -26,7 +26,7 @@ from asyncpush.redaction import hide
 from asyncpush.settings import RetryPolicy
 from asyncpush.sources.registry.credentials import CredentialStore
 from asyncpush.sources.registry.docker_config import Account
-from asyncpush.sources.registry.errors import BETWEEN, is_web_page
+from asyncpush.sources.registry.errors import BETWEEN, TRANSIENT, is_web_page
 from asyncpush.sources.registry.http import RegistryHttp, read_document, released
 from asyncpush.sources.registry.requests import RequestGate, TransientError
 from asyncpush.sources.registry.www_authenticate import Challenge
@@ -345,7 +345,7 @@ class TokenAuth:
         self, scheme: _Bearer, status: int, headers: Mapping[str, str], account: Account | None
     ) -> SourceError:
         server = f"{scheme.realm.host}, which issues tokens for {self._host},"
-        if status == 429 or status >= 500:
+        if status == 429 or status in TRANSIENT or status >= 500:
             throttled = status == 429
             return TransientError(
                 f"{server} answers with status {status}",
