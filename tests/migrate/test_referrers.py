@@ -56,11 +56,16 @@ async def test_where_the_source_lists_no_referrers_their_tags_count(here: Bench,
     async def none(request: web.Request) -> web.StreamResponse:
         return web.Response(status=status, text=body, content_type=INDEX)
 
-    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}))
+    events = Events()
+
+    report = await here.run(here.plan({"from": "team/app", "tags": ["1"]}), emit=events)
 
     assert referrers(report) == {"pushed": 2}
     assert not report.failed
     assert await here.stored("team/app") == {"1": image["digest"], tag_of(image, SIG): signature["digest"]}
+    # Other statuses say that the registry has no such lists, and then nothing is left out.
+    is_told = [notice for notice in events.of(Notice) if "only those with tags are copied: " in notice.text]
+    assert len(is_told) == (status in (200, 401, 403))
 
 
 @pytest.mark.parametrize("challenge", ['Basic realm="x"', 'Bearer realm="http://127.0.0.1:1/token"', "Negotiate"])

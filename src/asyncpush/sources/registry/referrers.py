@@ -127,13 +127,13 @@ class ReferrerLists:
             except NotThereError as error:
                 self.has_api = error.code in _OF_ONE_IMAGE
             except SourceDeniedError as error:
-                self._note_refused_referrers(error)
+                self._note_missing_list(error)
             except RefusedError as error:
                 self.has_api = error.status not in _NO_REFERRERS
             except SourceUnavailableError as error:
                 listed = ListedReferrers(problems=(error,))
-            except SourceError:
-                pass  # a web page, redirects in a circle, or anything else but a list
+            except SourceError as error:
+                self._note_missing_list(error)  # a web page, redirects in a circle, or anything else but a list
         return await self._with_tagged(repository, digest, listed, tagged=tagged)
 
     async def _with_tagged(
@@ -151,7 +151,7 @@ class ReferrerLists:
             return listed
         except SourceDeniedError as error:
             # Some registries deny access to missing tags: the image itself could be read.
-            self._note_refused_referrers(error)
+            self._note_missing_list(error)
             return listed
         except SourceError as error:
             if not listed.descriptors:
@@ -163,7 +163,7 @@ class ReferrerLists:
         more = tuple(entry for entry in children if entry.digest not in known)
         return replace(listed, descriptors=listed.descriptors + more)
 
-    def _note_refused_referrers(self, error: SourceDeniedError) -> None:
+    def _note_missing_list(self, error: SourceError) -> None:
         if not self._refused:
             self._refused = True
             self._client.notify(
