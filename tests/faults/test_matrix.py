@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anyio import to_thread
@@ -11,9 +12,16 @@ from anyio import to_thread
 from support.fault_matrix import PUSH, SOURCE, TIMES, all_cells, ground, outcomes, read_models_once, sample
 from support.fault_proxy import FAULTS
 from support.fault_table import MANUAL, parse, render
+from support.virtual_time import AheadLoop
 
 #: ``all`` checks every cell instead of a sample, and ``write`` writes the manual's page again.
 WANTED = os.environ.get("ASYNCPUSH_FAULTS", "sample")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """A loop whose clock faults put ahead."""
+    return "asyncio", {"loop_factory": AheadLoop}
 
 
 def test_the_page_has_every_cell_and_is_what_they_make() -> None:

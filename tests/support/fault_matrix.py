@@ -1,14 +1,16 @@
-"""The outcome of every fault in every operation of a push and of a source, in one process with short waits."""
+"""The outcome of every fault in every operation of a push and of a source, in one process whose clock is put ahead."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle, product
 from pathlib import Path
+from threading import Timer
 from typing import Any, Literal, get_args
 
 import aiohttp
@@ -28,8 +30,8 @@ from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources import open_source
 from asyncpush.sources.registry import open_pool
 from support.aws import aws, judge
-from support.fault_proxy import FAULTS, Proxy, spoiling
-from support.images import Layout
+from support.fault_proxy import FAULTS, Clock, Proxy, relaying
+from support.images import Layout, json_digests
 from support.registry_server import RegistryServer, running
 from support.relay import NO_WAITS
 
@@ -56,23 +58,15 @@ _SIGNED = ("skewed clock",)
 PUSHED = "pushed"
 HANGS = "never ends"
 
-#: Seconds after which nothing more will come of a cell; all waits are a fraction of it.
+#: Seconds of the real clock after which nothing more will come of a cell, however busy the machine is.
 _LIMIT = 60.0
-_STALL = 1.0
-#: How long a host may be silent: as many of those as 5 minutes have.
-_OUTAGE = 5.0
-_AT_ONCE = 4
-#: Everything that takes minutes takes a moment.
-_TO_ECR = replace(NO_WAITS, read=_STALL, answer=1.5 * _STALL, throttled=1.0, lag_waits=(0.001, 0.001, 0.001))
-_FROM_SOURCE = RetryPolicy(
-    stall=_STALL,
-    answer=2 * _STALL,
-    outage=_OUTAGE,
-    first_wait=0.001,
-    longest_wait=0.002,
-    throttled=0.05,
-    first_throttled_wait=0.001,
-)
+#: Seconds that pass with each new try: a host that never answers is given up after a few dozen.
+_PER_TRY = 10.0
+#: Time-outs are the defaults: on a busy machine, nothing but the faults reaches them.
+_TO_ECR = replace(NO_WAITS, lag_waits=(0.001, 0.001, 0.001))
+_FROM_SOURCE = RetryPolicy(first_wait=0.001, longest_wait=0.002, first_throttled_wait=0.001)
+#: Throttles without end are given up after so many real seconds.
+_ENDLESS_TO_ECR, _ENDLESS_FROM_SOURCE = replace(_TO_ECR, throttled=0.5), replace(_FROM_SOURCE, throttled=0.05)
 
 
 @dataclass(frozen=True, order=True)
@@ -117,6 +111,7 @@ class Ground:
     source: RegistryServer
     folder: Path
     digest: str
+    config: str
     judge: Any
     session: aiohttp.ClientSession
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(10**6)))
@@ -129,14 +124,16 @@ async def ground(folder: Path) -> AsyncIterator[Ground]:
     source = RegistryServer(referrers={})
     source.hold(layout, image, "app", "1.0")
     source.rules.append(_with_token)
+    config, _ = json_digests(layout, image)
     path = layout.tag(image, "1.0").write(folder / "image")
     async with (
         Emulator(folder / "ecr", fsync=False) as emulator,
         running(source),
-        aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(limit=0)) as session,
+        # No connection grows old, whatever time passes.
+        aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(force_close=True)) as session,
     ):
         ecr = await to_thread.run_sync(judge, emulator.endpoint_url)
-        yield Ground(emulator, source, path, str(image["digest"]), ecr, session)
+        yield Ground(emulator, source, path, str(image["digest"]), config, ecr, session)
 
 
 async def _with_token(request: web.Request) -> web.StreamResponse | None:
@@ -150,28 +147,34 @@ async def _with_token(request: web.Request) -> web.StreamResponse | None:
 
 
 async def outcomes(place: Ground, cells: Iterable[Cell]) -> dict[Cell, str]:
-    """What comes of each."""
-    found: dict[Cell, str] = {}
-    busy, waiting = anyio.CapacityLimiter(_AT_ONCE), anyio.CapacityLimiter(2 * _AT_ONCE)
+    """What comes of each, one after the other: they share a clock that jumps."""
+    return {cell: await outcome(place, cell) for cell in cells}
 
-    async def one(cell: Cell) -> None:
-        async with waiting if cell.fault in ("stall", "drip") else busy:
-            found[cell] = await outcome(place, cell)
 
-    async with anyio.create_task_group() as group:
-        for cell in cells:
-            group.start_soon(one, cell)
-    return found
+@contextmanager
+def _watchdog(seconds: float) -> Iterator[None]:
+    """Cancel the block after so many seconds, whatever the event loop's clock says."""
+    loop = asyncio.get_running_loop()
+    with anyio.CancelScope() as scope:
+        timer = Timer(seconds, loop.call_soon_threadsafe, [scope.cancel])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 async def outcome(place: Ground, cell: Cell) -> str:
     """Push an image while that happens: ``pushed``, or the first words of the error."""
     repository = f"cell/{next(place.numbers)}"
-    target = place.emulator.endpoint_url if cell.operation in PUSH else place.source.url
+    clock, ecr = Clock(), place.emulator.endpoint_url
+    target = ecr if cell.operation in PUSH else place.source.url
+    spoiling = Proxy(target, place.session, clock, cell.operation, cell.fault, TIMES[cell.times])
+    spoiling.spared = f"/v2/app/blobs/{place.config}"  # GET blob is that of the layer
     said = HANGS
-    async with spoiling(place.session, target, cell.operation, cell.fault, TIMES[cell.times]) as proxy:
-        with anyio.move_on_after(_LIMIT):
-            said = await _said(place, proxy, cell, repository)
+    async with relaying(spoiling) as proxy, relaying(Proxy(ecr, place.session, clock)) as sound:
+        with _watchdog(_LIMIT):
+            said = await _said(place, proxy, sound, cell, repository)
         if said == PUSHED and proxy.seen[cell.operation] == 0:
             return "was never asked"
     is_pushed = said.startswith(PUSHED)
@@ -181,13 +184,14 @@ async def outcome(place: Ground, cell: Cell) -> str:
     return said
 
 
-async def _said(place: Ground, proxy: Proxy, cell: Cell, repository: str) -> str:
+async def _said(place: Ground, proxy: Proxy, sound: Proxy, cell: Cell, repository: str) -> str:
     def heard(event: Event) -> None:
         if isinstance(event, Retrying):
             proxy.retried()
+            proxy.clock.put_ahead(_PER_TRY)
 
     try:
-        result = await _push(place, proxy, cell, repository, heard)
+        result = await _push(place, proxy, sound, cell, repository, heard)
     except AsyncpushError as error:
         return words(error.message, proxy.host, repository)
     except Exception as error:  # noqa: BLE001 - that is what the matrix looks for
@@ -196,15 +200,19 @@ async def _said(place: Ground, proxy: Proxy, cell: Cell, repository: str) -> str
     return f"{result.outcome}, but not its signatures: {behind[0]}" if behind else result.outcome
 
 
-async def _push(place: Ground, proxy: Proxy, cell: Cell, repository: str, heard: Any) -> ImageResult:
-    settings = Settings(create_repository=True, max_outage=_OUTAGE, retry=_TO_ECR)
+async def _push(place: Ground, proxy: Proxy, sound: Proxy, cell: Cell, repository: str, heard: Any) -> ImageResult:
+    is_endless = TIMES[cell.times] is None
+    # One layer after the other: of requests in a row, each is a new try of the one before.
+    retry = _ENDLESS_TO_ECR if is_endless else _TO_ECR
+    settings = Settings(create_repository=True, max_layers=1, retry=retry)
     if cell.operation in PUSH:
         async with asyncpush.connect(aws=aws(f"http://{proxy.host}"), settings=settings, emit=heard) as registry:
             return await asyncpush.push(registry, f"oci:{place.folder}", f"{repository}:1.0")
     from_proxy = SourceRegistry(host=proxy.host, plain_http=True, anonymous=True)
+    from_source = _ENDLESS_FROM_SOURCE if is_endless else _FROM_SOURCE
     async with (
-        asyncpush.connect(aws=aws(place.emulator.endpoint_url), settings=settings) as registry,
-        open_pool({proxy.host: from_proxy}, emit=heard, retry=_FROM_SOURCE) as remotes,
+        asyncpush.connect(aws=aws(f"http://{sound.host}"), settings=settings) as registry,
+        open_pool({proxy.host: from_proxy}, emit=heard, retry=from_source) as remotes,
         open_source(f"docker://{proxy.host}/app:1.0", settings, remotes=remotes, emit=heard) as source,
     ):
         images = [(await source.image(), Destination(registry.name, repository, "1.0"))]

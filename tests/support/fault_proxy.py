@@ -8,18 +8,22 @@ import json
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
 
+from support.virtual_time import AheadLoop
+
 #: On, and no time to linger: closing then resets the connection.
 _RESET = struct.pack("ii", 1, 0)
 
-#: Seconds between two bytes of an answer that drips.
-_DRIP = 0.1
+#: Seconds of the client's time between two bytes of an answer that drips: far fewer than any time-out has.
+_STEP = 5.0
+#: Real seconds in which those pass: a few turns of the event loop, so that the client sees each step.
+_TURN = 0.001
 
 _ISO = "%Y%m%dT%H%M%SZ"
 
@@ -33,6 +37,7 @@ class Request:
     Attributes:
         operation: ECR's name of it, or what it asks a source for: ``GET blob``.
         is_first: whether nothing else came through its connection before.
+        connection: where the next request comes from.
     """
 
     method: str
@@ -41,6 +46,7 @@ class Request:
     body: bytes
     operation: str
     is_first: bool
+    connection: asyncio.StreamReader
 
     @property
     def is_ecr(self) -> bool:
@@ -68,22 +74,58 @@ class HangUpError(Exception):
 
 
 @dataclass
+class Clock:
+    """Puts the event loop's clock ahead while faults last, so that a busy machine can't make anything else too late.
+
+    Attributes:
+        under_way: how many requests have time to be answered: meanwhile, the clock goes as ever.
+    """
+
+    under_way: int = 0
+
+    @contextmanager
+    def going_as_ever(self) -> Iterator[None]:
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+
+    def put_ahead(self, seconds: float = _STEP) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, AheadLoop), "the test runs on another loop"
+        if not self.under_way:
+            loop.ahead += seconds
+
+    async def passes(self, request: Request, writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+        """Steps of time, until the client leaves."""
+        while not (request.connection.at_eof() or writer.transport.is_closing()):
+            yield
+            await asyncio.sleep(_TURN)
+            self.put_ahead()
+
+
+@dataclass
 class Proxy:
     """A running proxy.
 
     Attributes:
         target: where it passes requests on to.
+        clock: what faults that take time put ahead.
         operation: which requests are spoilt.
         fault: how.
         times: how many of them; None is all.
+        spared: the path of requests that are not spoilt.
         seen: how many requests of each operation came.
     """
 
     target: str
-    operation: str
-    fault: str
-    times: int | None
     session: aiohttp.ClientSession
+    clock: Clock
+    operation: str = ""
+    fault: str = ""
+    times: int | None = 0
+    spared: str = ""
     port: int = 0
     seen: Counter[str] = field(default_factory=Counter)
     spoilt: int = 0
@@ -146,7 +188,8 @@ class Proxy:
             writer.close()
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        is_spoilt = request.operation == self.operation and (self.times is None or self.spoilt < self.times)
+        is_meant = request.operation == self.operation and request.path != self.spared
+        is_spoilt = is_meant and (self.times is None or self.spoilt < self.times)
         if is_spoilt and not (self.fault == "idle closed" and request.is_first):
             self.spoilt += 1
             await FAULTS[self.fault](self, request, writer)
@@ -157,16 +200,18 @@ class Proxy:
         """Forward the request."""
         url = self.target + request.path
         headers = {name: value for name, value in request.headers.items() if name != "content-length"}
-        async with self.session.request(
-            request.method, url, headers=headers, data=request.body or None, allow_redirects=False
-        ) as answer:
-            kept = ("Content-Type", "WWW-Authenticate", "Docker-Content-Digest", "Content-Range", "x-amzn-RequestId")
-            named = {name: answer.headers[name] for name in kept if name in answer.headers}
-            return Answer(answer.status, named, b"" if request.method == "HEAD" else await answer.read())
+        body = request.body or None
+        asked = self.session.request(request.method, url, headers=headers, data=body, allow_redirects=False)
+        with self.clock.going_as_ever():
+            async with asked as answer:
+                body = b"" if request.method == "HEAD" else await answer.read()
+        kept = ("Content-Type", "WWW-Authenticate", "Docker-Content-Digest", "Content-Range", "x-amzn-RequestId")
+        return Answer(answer.status, {name: answer.headers[name] for name in kept if name in answer.headers}, body)
 
 
 def _bound(port: int) -> socket.socket:
-    bound = socket.socket()
+    # asyncio turns Nagle's algorithm off only where the protocol is named: a byte would wait for the kernel's clock.
+    bound = socket.socket(proto=socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))
     return bound
@@ -181,7 +226,7 @@ async def _read(reader: asyncio.StreamReader, *, is_first: bool) -> Request | No
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     method, path, _ = line.split(" ")
-    return Request(method, path, headers, body, _operation(method, path, headers), is_first)
+    return Request(method, path, headers, body, _operation(method, path, headers), is_first, reader)
 
 
 def _operation(method: str, path: str, headers: Headers) -> str:
@@ -236,14 +281,15 @@ async def wrong_length(proxy: Proxy, request: Request, writer: asyncio.StreamWri
 
 
 async def stall(proxy: Proxy, request: Request, writer: asyncio.StreamWriter) -> None:
-    await asyncio.Event().wait()
+    async for _ in proxy.clock.passes(request, writer):
+        pass
+    raise HangUpError(reset=False)
 
 
 async def drip(proxy: Proxy, request: Request, writer: asyncio.StreamWriter) -> None:
     await _write(writer, Answer(200, {"Content-Type": "application/json"}, b"").raw(length=10**6))
-    while not writer.transport.is_closing():
+    async for _ in proxy.clock.passes(request, writer):
         await _write(writer, b" ")
-        await asyncio.sleep(_DRIP)
     raise HangUpError(reset=False)
 
 
@@ -340,11 +386,8 @@ FAULTS: dict[str, Fault] = {
 
 
 @asynccontextmanager
-async def spoiling(
-    session: aiohttp.ClientSession, target: str, operation: str, fault: str, times: int | None
-) -> AsyncIterator[Proxy]:
-    """Run a proxy on a free port."""
-    proxy = Proxy(target, operation, fault, times, session)
+async def relaying(proxy: Proxy) -> AsyncIterator[Proxy]:
+    """Run it on a free port."""
     listener = _bound(0)
     listener.listen()
     await proxy.listen(listener)

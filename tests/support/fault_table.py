@@ -17,7 +17,8 @@ Look up how a push ends under each fault of ECR or a registry.
 
 The tables list every operation of a push, and every request of a source, under every fault: once, three times in a
 row, and for ever. `pushed` means an exit status of 0 and a complete image; every other cell has the first words of the
-error. The tests use the default numbers of tries, and waits of milliseconds: a second stands for a minute.
+error. The tests send one layer at a time, with the default numbers of tries and the default time-outs, and wait
+milliseconds between two tries.
 
 `tests/faults` makes and checks the tables: `ASYNCPUSH_FAULTS=all pytest tests/faults` checks all of them,
 `ASYNCPUSH_FAULTS=write pytest tests/faults` writes them again. Without the variable, it runs a sample of every row and

@@ -1,4 +1,4 @@
-"""A clock that jumps: minutes of waiting pass at once, and always in the same order."""
+"""Clocks that jump: minutes of waiting pass at once, and always in the same order."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ class Loop(asyncio.SelectorEventLoop):
     def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:
         self.timers.append(super().call_at(*args, **options))
         return self.timers[-1]
+
+
+class AheadLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock goes as others do, and can be put ahead."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
 
 
 def in_virtual_time(main: Callable[[Time], Coroutine[Any, Any, T]]) -> T:
