@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, MutableMapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -213,39 +214,81 @@ async def push_all(
         dry: only find out what would be sent.
         referrers: also push signatures, attestations and SBOMs.
         on_result: gets the position in *images* and the result of each image as it ends; who cancels the call knows
-            from it what was done. It must not block.
+            from it what was done. An image that is pushed again, since its repository was deleted meanwhile, has a
+            second result. It must not block.
 
     Returns:
         The result of each image, in the order of *images*.
     """
     engine = engine_of(registry)
-    outcomes = _Outcomes(on_result)
-    context = engine.context.for_next_call()
-    repositories: dict[str, Repository] = {}  # shared, because each caches what ECR says about it
+    batch = _Batch(engine, engine.context.for_next_call(), images, dry, referrers, _Outcomes(on_result))
+    stop = await batch.push(range(len(images)))
+    while not stop.is_stopped and (lost := batch.take_lost()):
+        stop = await batch.push(lost)
+    for position, (image, to) in enumerate(images):
+        if position not in batch.outcomes:
+            batch.outcomes[position] = ImageFailure(image.source, str(to), stop.cause)
+    return Results(batch.outcomes[position] for position in range(len(images)))
 
-    async def push_one(position: int, image: Image, to: Destination) -> None:
-        async with engine.images:
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Images that one call pushes, and their results.
+
+    Attributes:
+        repositories: the repositories so far, by name; shared, because each caches what ECR says about it.
+        pushed_at: when each image was pushed, by the monotonic clock.
+    """
+
+    engine: OpenRegistry
+    context: PushContext
+    images: Sequence[tuple[Image, Destination]]
+    dry: bool
+    referrers: bool
+    outcomes: _Outcomes[ImageResult | ImageFailure]
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    pushed_at: dict[int, float] = field(default_factory=dict)
+
+    async def push(self, positions: Iterable[int]) -> Stop:
+        """Push the images at *positions*."""
+        with only_cause():
+            async with anyio.create_task_group() as tg:
+                stop = Stop(tg.cancel_scope)
+                for position in positions:
+                    tg.start_soon(self._push_one, position, stop)
+        return stop
+
+    async def _push_one(self, position: int, stop: Stop) -> None:
+        image, to = self.images[position]
+        async with self.engine.images:
             try:
-                if to.repository not in repositories:
-                    repositories[to.repository] = engine.repository(to.repository)
-                repository = repositories[to.repository]
+                repository = self._repository(to.repository)
                 with foreseen():
-                    pushed = await _push(engine, context, repository, image, to, dry=dry, referrers=referrers)
+                    pushed = await _push(
+                        self.engine, self.context, repository, image, to, dry=self.dry, referrers=self.referrers
+                    )
             except AsyncpushError as error:
-                outcomes[position] = ImageFailure(image.source, str(to), error)
+                self.outcomes[position] = ImageFailure(image.source, str(to), error)
                 stop.on(error)
             else:
-                outcomes[position] = pushed
+                self.pushed_at[position] = time.monotonic()
+                self.outcomes[position] = pushed
 
-    with only_cause():
-        async with anyio.create_task_group() as tg:
-            stop = Stop(tg.cancel_scope)
-            for position, (image, to) in enumerate(images):
-                tg.start_soon(push_one, position, image, to)
-    for position, (image, to) in enumerate(images):
-        if position not in outcomes:
-            outcomes[position] = ImageFailure(image.source, str(to), stop.cause)
-    return Results(outcomes[position] for position in range(len(images)))
+    def _repository(self, name: str) -> Repository:
+        if name not in self.repositories:
+            self.repositories[name] = self.engine.repository(name)
+        return self.repositories[name]
+
+    def take_lost(self) -> list[int]:
+        """Remove the results of images whose repository was deleted after them, and created again for others."""
+        lost = [
+            position
+            for position, moment in self.pushed_at.items()
+            if self.context.created.is_newer(self._repository(self.images[position][1].repository), moment)
+        ]
+        for position in lost:
+            del self.outcomes[position], self.pushed_at[position]
+        return lost
 
 
 class _Outcomes(dict[int, ResultT]):
@@ -271,6 +314,11 @@ class Stop:
     def __init__(self, scope: CancelScope) -> None:
         self._scope = scope
         self._cause: AsyncpushError | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the tasks were stopped."""
+        return self._cause is not None
 
     @property
     def cause(self) -> AsyncpushError:

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from asyncpush.emulator import Emulator, FaultConfig
 from asyncpush.emulator.faults import parse_fault
 from asyncpush.engine.ordering import PipelineEstimator
 from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagImmutableError
-from asyncpush.events import Event, ImagePlanned, LayerDone, PartSent
+from asyncpush.events import Event, ImagePlanned, LayerDone, Notice, PartSent
 from asyncpush.progress.meter import Meter
 from asyncpush.reference import parse_destination
+from asyncpush.settings import TransportChoice
 from support.aws import REGION, aws, judge
 from support.events import Events
 from support.images import DockerSave, Layout, at, digest, layer_tar
-from support.relay import refused, relay_to
+from support.relay import NO_WAITS, deleting, passed, refused, relay_to
 
 MiB = 2**20
 
@@ -461,9 +463,11 @@ async def test_a_layer_that_arrived_wrong_is_sent_again_in_order_and_bounded(
             assert "InvalidLayerException" in str(result.error)
 
 
-def that_waits(emulator: Emulator, *lag_waits: float) -> AbstractAsyncContextManager[Registry]:
+def that_waits(
+    emulator: Emulator, *lag_waits: float, transport: TransportChoice = "api"
+) -> AbstractAsyncContextManager[Registry]:
     """A connection that waits so long before it puts a manifest again."""
-    settings = Settings(create_repository=True, retry=RetryPolicy(lag_waits=lag_waits))
+    settings = Settings(create_repository=True, transport=transport, retry=RetryPolicy(lag_waits=lag_waits))
     return asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings)
 
 
@@ -480,13 +484,16 @@ async def test_a_manifest_whose_blobs_ecr_does_not_see_yet_is_put_again(emulator
     assert (counts["PutImage"], counts["UploadLayerPart"]) == (3, 2)
 
 
-@pytest.mark.parametrize(("lies", "waits"), [("nth=1:", 2), ("", 1), ("", 3)])
+@pytest.mark.parametrize(
+    ("lies", "waits", "transport"), [("nth=1:", 2, "api"), ("nth=1:", 2, "v2"), ("", 1, "api"), ("", 3, "v2")]
+)
 async def test_a_swept_layer_is_sent_again_even_if_ecr_says_that_it_has_it(
-    emulator: Emulator, tmp_path: Path, lies: str, waits: int
+    emulator: Emulator, tmp_path: Path, lies: str, waits: int, transport: TransportChoice
 ) -> None:
     layout = Layout()
     folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
-    async with that_waits(emulator, *(0.01 + wait / 1000 for wait in range(waits))) as registry:
+    sent = "UploadLayerPart" if transport == "api" else "POST /v2/team/app/blobs/uploads/"
+    async with that_waits(emulator, *(0.01 + wait / 1000 for wait in range(waits)), transport=transport) as registry:
         await registry.repository("team/app").create()
         emulator.fault_config = rule(f"BatchCheckLayerAvailability:{lies}availability=AVAILABLE")
 
@@ -494,7 +501,42 @@ async def test_a_swept_layer_is_sent_again_even_if_ecr_says_that_it_has_it(
 
     assert result.outcome == "pushed"
     counts = emulator.requests.counts()
-    assert (counts["PutImage"], counts["UploadLayerPart"]) == (2 if lies else 1 + waits, 2)
+    assert (counts["PutImage"], counts[sent]) == (2 if lies else 1 + waits, 2)
+
+
+@pytest.mark.parametrize("transport", ["api", "v2"])
+async def test_a_repository_deleted_in_mid_run_is_created_again_once(
+    emulator: Emulator, tmp_path: Path, transport: TransportChoice
+) -> None:
+    """It gets what was lost, also of images that were put before; if it is deleted again, the push fails."""
+    layout = Layout()
+    for tag in ("1", "2"):
+        image = layout.image(layer_tar("base"), layer_tar(tag))
+        layout.tag(layout.index(image) if tag == "1" else image, tag)
+    folder, events = layout.write(tmp_path / "app"), Events()
+    settings = Settings(create_repository=True, transport=transport, retry=replace(NO_WAITS, lag_waits=(0.0, 0.0)))
+    async with (
+        relay_to(emulator.endpoint_url) as relay,
+        asyncpush.connect(aws=aws(relay.url), settings=settings, emit=events) as registry,
+        asyncpush.open_source(f"oci:{folder}", registry.settings) as source,
+    ):
+        images = [(image, parse_destination(f"team/app:{image.tag}")) for image in await source.images()]
+        delete = deleting("team/app")
+        relay.plan("PutImage", passed, passed, delete)  # the last one is the other image's, or the index's
+        results = await asyncpush.push_all(registry, images)
+
+        client = judge(emulator.endpoint_url)
+        found = await to_thread.run_sync(lambda: client.describe_images(repositoryName="team/app"))
+        assert [getattr(result, "outcome", result) for result in results] == ["pushed", "pushed"]
+        assert sorted(tag for each in found["imageDetails"] for tag in each.get("imageTags", ())) == ["1", "2"]
+        assert relay.seen["CreateRepository"] == 2
+        assert ["deleted during the run" in notice.text for notice in events.of(Notice)] == [True]
+
+        relay.plan("PutImage", *[delete] * 3)
+        [failure] = await asyncpush.push_all(registry, [(images[0][0], parse_destination("team/app:3"))])
+        assert isinstance(failure, asyncpush.ImageFailure)
+        assert "deleted again after 2 creations" in str(failure.error)
+        assert relay.seen["CreateRepository"] == 4
 
 
 async def test_memory_stays_in_its_budget_however_many_layers_fly(

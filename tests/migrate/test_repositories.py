@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from anyio import to_thread
 
 from asyncpush.emulator.faults import FaultConfig, parse_fault
+from asyncpush.events import Notice
 from asyncpush.journal import open_journal
+from asyncpush.settings import Settings
 from support.aws import REGION, judge
+from support.events import Events
 from support.migrations import Bench, layer, outcomes, reasons
+from support.relay import NO_WAITS, deleting, passed, relay_to
 
 SELECTION = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": 14}
 LIFECYCLE = {"rules": [{"rulePriority": 1, "selection": SELECTION, "action": {"type": "expire"}}]}
@@ -75,3 +80,28 @@ async def test_only_what_is_known_to_be_half_made_is_finished(here: Bench) -> No
     assert await policies(here, *names) == {**dict.fromkeys(names), "team/killed": LIFECYCLE}
     async with open_journal(here.folder / "plan.journal") as journal:
         assert not journal.is_half_made(address)
+
+
+@pytest.mark.parametrize("transport", ["api", "v2"])
+@pytest.mark.parametrize("create", [True, False])
+async def test_a_repository_deleted_in_mid_run_comes_back_whole(here: Bench, transport: str, create: bool) -> None:
+    """With its settings, and images and signatures that were put before; if the plan creates none, the run fails."""
+    image = here.hold("team/app", "1", layer(0), layer(1))
+    here.hold("team/app", f"sha256-{image['digest'][7:]}.sig", layer(9))
+    here.hold("team/app", "2", layer(0), layer(2))
+    client, events = judge(here.emulator.endpoint_url), Events()
+    await to_thread.run_sync(lambda: client.create_repository(repositoryName="team/app"))
+    settings = Settings(retry=replace(NO_WAITS, lag_waits=(0.0, 0.0)))
+    async with relay_to(here.emulator.endpoint_url) as relay:
+        relay.plan("PutImage", passed, passed, deleting("team/app"))
+        target = {"region": REGION, "endpoint_url": relay.url, "transport": transport}
+        entry = {"from": "team/app", "repository": {**KEPT, "create": create}}
+        report = await here.run(here.plan(entry, targets={"here": target}), settings=settings, emit=events)
+
+    if create:
+        assert set(outcomes(report).values()) == {"pushed"}
+        assert len(await here.stored("team/app")) == 3
+        assert await policies(here, "team/app") == {"team/app": LIFECYCLE}
+        assert any("deleted during the run" in notice.text for notice in events.of(Notice))
+    else:
+        assert any("RepositoryNotFoundException" in reason for reason in reasons(report))

@@ -58,11 +58,18 @@ class Bench:
         return path
 
     async def run(
-        self, path: Path, *, journal: bool = True, emit: Emit = ignore, retry: RetryPolicy = QUICK, **options: Any
+        self,
+        path: Path,
+        *,
+        journal: bool = True,
+        settings: Settings | None = None,
+        emit: Emit = ignore,
+        retry: RetryPolicy = QUICK,
+        **options: Any,
     ) -> Report:
         """Migrate what *path* says."""
         plan, chosen = await read_plan(path), Options(**{"rest": 0.01, **options})
-        run = partial(migrate_plan, plan, settings=Settings(), emit=emit, options=chosen, retry=retry)
+        run = partial(migrate_plan, plan, settings=settings or Settings(), emit=emit, options=chosen, retry=retry)
         if not journal:
             return await run()
         async with open_journal(self.folder / "plan.journal") as kept:

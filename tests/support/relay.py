@@ -13,10 +13,12 @@ from io import BytesIO
 import aiohttp
 import anyio
 from aiohttp import web
+from anyio import to_thread
 
 from asyncpush.emulator.connections import stop_accepting
 from asyncpush.emulator.faults.operations import name_v2
 from asyncpush.settings import RetryPolicy
+from support.aws import judge
 
 #: Requests are sent again at once.
 NO_WAITS = RetryPolicy(first_wait=0.0001, longest_wait=0.0001, throttled_wait=0.0001, slowest_rate=1000.0)
@@ -105,6 +107,17 @@ def refused(code: str, message: str = "refused by the relay", status: int = 400,
         await request.read()
         body = json.dumps({"__type": code, "message": message, **members})
         return web.Response(status=status, body=body, content_type="application/x-amz-json-1.1")
+
+    return answer
+
+
+def deleting(repository: str) -> Answer:
+    """Delete *repository* before the request is passed on."""
+
+    async def answer(request: web.Request, relay: Relay) -> web.StreamResponse:
+        client = judge(relay.target)
+        await to_thread.run_sync(lambda: client.delete_repository(repositoryName=repository, force=True))
+        return await passed(request, relay)
 
     return answer
 

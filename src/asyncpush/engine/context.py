@@ -13,6 +13,7 @@ from asyncpush.engine.concurrency import AdaptiveLimiter
 from asyncpush.engine.memory import MemoryBudget
 from asyncpush.engine.ordering import PipelineEstimator
 from asyncpush.engine.parts import worker_threads
+from asyncpush.engine.repositories import CreatedRepositories
 from asyncpush.errors import SourceError
 from asyncpush.events import Emit, Limited, ignore
 from asyncpush.http.token_bucket import LimitReporter, TokenBucket
@@ -62,7 +63,7 @@ class PushContext:
         unreadable: blobs that could not be read; each is tried once.
         layers: the descriptors of sent layers, by repository and identity; None if the source knew the descriptor.
         manifests: the manifests without a tag that were put, by repository and digest.
-        created: the repositories that this run has created, by address.
+        created: the repositories that this run has created.
         sent_before: the layers that images sent before they failed, by destination and identity.
         brake: lets the bytes of layers pass at the rate of ``Settings.bandwidth``; None without one.
     """
@@ -78,7 +79,7 @@ class PushContext:
     unreadable: FirstFailure = field(default_factory=_unreadable)
     layers: SingleFlight[Descriptor | None] = field(default_factory=SingleFlight)
     manifests: SingleFlight[PutManifest] = field(default_factory=SingleFlight)
-    created: SingleFlight[bool] = field(default_factory=SingleFlight)
+    created: CreatedRepositories = field(default_factory=CreatedRepositories)
     sent_before: dict[str, Mapping[str, PushedLayer]] = field(default_factory=dict)
     brake: TokenBucket | None = None
 
@@ -89,8 +90,9 @@ class PushContext:
         memory = MemoryBudget(settings.max_memory * 3 // 4)
         limiter = AdaptiveLimiter(open_files.share(settings.max_layers))
         pipeline = PipelineEstimator(allowed=settings.early_parts)
-        return cls(settings, emit, memory, limiter, journal, pipeline, brake=_new_brake(settings, emit))
+        created, brake = CreatedRepositories(emit), _new_brake(settings, emit)
+        return cls(settings, emit, memory, limiter, journal, pipeline, created=created, brake=brake)
 
     def for_next_call(self) -> PushContext:
         """Return the context of another call: it tries unreadable blobs again, and has no sender."""
-        return replace(self, unreadable=_unreadable(), sender=None)
+        return replace(self, unreadable=_unreadable(), created=CreatedRepositories(self.emit), sender=None)

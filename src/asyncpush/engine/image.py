@@ -53,7 +53,7 @@ async def push_image(
 
     Args:
         image: the image to push.
-        repository: the destination; created first if it is missing and the settings allow it.
+        repository: the destination; created if it is missing, or deleted meanwhile, and the settings allow it.
         tag: the tag, or None to put the image by digest only.
         destination: the destination's name in events and in the result.
         context: what the image shares with other images.
@@ -65,15 +65,19 @@ async def push_image(
     started = time.monotonic()
     context.emit(ImageStarted(image.source, destination))
     known = KnownLayers.of(context.journal, repository)
-    try:
-        diff = await diff_image(image, repository, tag, known)
-    except RepositoryNotFoundError:
-        if not context.settings.create_repository:
-            raise
-        await context.created.do(repository.address, repository.create)
-        diff = await diff_image(image, repository, tag, known)
-    result = await push_diff(image, diff, repository, tag, destination, context)
-    return replace(result, seconds=time.monotonic() - started)
+    diff: ImageDiff | None = None
+    while True:
+        since = time.monotonic()
+        try:
+            diff = await diff_image(image, repository, tag, known)
+            result = await push_diff(image, diff, repository, tag, destination, context)
+        except RepositoryNotFoundError as error:
+            if not context.settings.create_repository:
+                raise
+            existed = diff is not None
+            await context.created.create(repository, repository.create, error, since=since, existed=existed)
+        else:
+            return replace(result, seconds=time.monotonic() - started)
 
 
 async def push_diff(

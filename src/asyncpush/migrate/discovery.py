@@ -5,10 +5,10 @@ Images are found faster than they are sent, so that what waits for its push is b
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import groupby
 from typing import TypeVar
 
@@ -25,7 +25,6 @@ from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.plan.model import PlanEntry, PlanTarget
 from asyncpush.migrate.report import Copy, CopyResult
 from asyncpush.migrate.source_listing import SourceListing
-from asyncpush.migrate.targets import create_by_push
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Image, ImageNode, Repository, StoredImage
 
@@ -341,24 +340,25 @@ class Discovery:
                 return
             tags = {copy.tag for copy in group if copy.tag}
             digests = {Digest.parse(copy.reference) for copy in group if copy.tag is None}
+            since = time.monotonic()
             try:
                 stored[repository] = await repository.find_images(tags=tags, digests=digests)
             except RepositoryNotFoundError as error:
-                await self._create(group[0], error)
+                await self._create(group[0], error, since)
                 stored[repository] = ()
 
         await self._for_each_repository(copies, find)
         return stored
 
-    async def _create(self, copy: Copy, error: RepositoryNotFoundError) -> None:
-        """Create a repository that could not be described before."""
+    async def _create(self, copy: Copy, error: RepositoryNotFoundError, since: float) -> None:
+        """Create a repository that could not be described before, or was deleted."""
         context, goal = self._context, copy.goal
         if not context.options.dry:
-            create = partial(create_by_push, context.targets[goal.target], copy.entry, copy.repository, error)
-            await context.push.created.do(copy.repository.address, create)
-        elif not copy.entry.create:
+            await context.create_repository(copy, error, since)
+        elif copy.entry.create:
+            context.targets[goal.target].states[goal.repository] = "missing"
+        else:
             raise error
-        context.targets[goal.target].states[goal.repository] = "missing" if context.options.dry else "new"
 
     async def _is_present(
         self, copy: Copy, descriptor: Descriptor, stored: Mapping[Repository, Sequence[StoredImage]]
@@ -396,10 +396,11 @@ class Discovery:
                 return
             known = KnownLayers.of(self._context.journal, repository)
             wanted = [TaggedImage(images[copy], copy.tag) for copy in group]
+            since = time.monotonic()
             try:
                 found = await diff_images(wanted, repository, known, stored=stored.get(repository))
             except RepositoryNotFoundError as error:
-                await self._create(group[0], error)
+                await self._create(group[0], error, since)
                 diffs.update({copy: assume_missing(images[copy]) for copy in group})
                 return
             for copy, diff in zip(group, found, strict=True):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import anyio
 from anyio import CancelScope
@@ -16,6 +17,8 @@ from asyncpush.errors import (
     CREDENTIALS_LOST,
     AsyncpushError,
     JournalError,
+    RegistryError,
+    RepositoryNotFoundError,
     SourceLimitedError,
     TooManyFailuresError,
     UsageError,
@@ -29,18 +32,20 @@ from asyncpush.migrate.failed import Undone
 from asyncpush.migrate.layer_distribution import LayerDistributor
 from asyncpush.migrate.plan.model import Plan, PlanEntry, PlanTarget
 from asyncpush.migrate.report import (
+    UNDONE,
     Copy,
     CopyResult,
     LeftOutTag,
     NothingTaken,
+    journal_reason,
     outcome_of,
     retry_may_succeed,
     waiting_may_help,
 )
 from asyncpush.migrate.shard import Shard
-from asyncpush.migrate.targets import OpenTarget, open_targets
+from asyncpush.migrate.targets import OpenTarget, create_by_push, open_targets
 from asyncpush.model import Digest
-from asyncpush.protocols import ObjectStore
+from asyncpush.protocols import ObjectStore, Repository
 from asyncpush.settings import AwsConfiguration, RetryPolicy, Settings
 from asyncpush.single_flight import SingleFlight
 from asyncpush.sources.registry import RegistryPool, open_pool
@@ -190,6 +195,37 @@ class MigrationContext:
         for target in self.targets.values():
             target.registry.wait_again()
         self.source_pool.wait_again()
+
+    async def create_repository(self, copy: Copy, error: RepositoryNotFoundError, since: float) -> None:
+        """Create the repository of *copy*, if the plan allows it; images that are lost with it are tried again.
+
+        Args:
+            copy: an image that goes there.
+            error: says that ECR does not find the repository.
+            since: when the work that has met *error* began, by the monotonic clock.
+
+        Raises:
+            RepositoryNotFoundError: the plan does not allow it, or somebody deletes it again and again.
+            RegistryError: ECR refuses.
+        """
+        repository, target = copy.repository, self.targets[copy.goal.target]
+        is_known = repository.name in target.described or target.states.get(repository.name) == "new"
+        existed = is_known or bool(self._done_in(repository))
+        create = partial(create_by_push, target, copy.entry, repository, error)
+        if not await self.push.created.create(repository, create, error, since=since, existed=existed):
+            return
+        target.states[repository.name] = "present" if existed else "new"
+        reason = RegistryError(
+            f"repository {repository.name} was deleted after the image was put", hint="run the same command again"
+        )
+        for other in self._done_in(repository):
+            self.fail(other, reason)
+            if self.journal is not None:
+                await self.journal.image_failed(other.key, journal_reason(reason))
+
+    def _done_in(self, repository: Repository) -> list[Copy]:
+        done = [result.copy for result in self.results.values() if result.outcome not in UNDONE and not result.subject]
+        return [copy for copy in done if copy.repository.address == repository.address]
 
     def start(self, copy: Copy) -> None:
         """Note that a copy is being tried."""

@@ -6,7 +6,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -36,7 +35,7 @@ from asyncpush.migrate.report import (
     pushed_result,
     retry_may_succeed,
 )
-from asyncpush.migrate.targets import complete_repository, create_by_push
+from asyncpush.migrate.targets import complete_repository
 from asyncpush.model import Digest
 from asyncpush.protocols import ReferrerSource
 from asyncpush.results import ImageResult
@@ -249,14 +248,15 @@ class Pipeline:
         if self._context.options.dry:
             return await self._would_push(ready, copy, diff)
         target = self._context.targets[copy.goal.target]
-        try:
-            await complete_repository(target, copy.entry, copy.repository.name)
-            result = await self._push_diff(ready, copy, diff)
-        except RepositoryNotFoundError as error:
-            create = partial(create_by_push, target, copy.entry, copy.repository, error)
-            await self._context.push.created.do(copy.repository.address, create)
-            result = await self._push_diff(ready, copy, assume_missing(ready.image))
-        return pushed_result(copy, result)
+        while True:
+            since = time.monotonic()
+            try:
+                await complete_repository(target, copy.entry, copy.repository.name)
+                return pushed_result(copy, await self._push_diff(ready, copy, diff))
+            except RepositoryNotFoundError as error:
+                await self._context.create_repository(copy, error, since)
+                # What this run has put before was lost with the repository.
+                diff = replace(assume_missing(ready.image), asked=time.monotonic())
 
     async def _push_diff(self, ready: Ready, copy: Copy, diff: ImageDiff) -> ImageResult:
         distributor, journal = self._context.distributor, self._context.journal

@@ -56,7 +56,8 @@ class Referrers:
         outcomes: list[bool] = []
 
         async def copy_of(subject: Digest) -> None:
-            key = (copy.repository.address, subject)
+            # Those of a repository that was deleted are lost with it.
+            key = (copy.repository.address, self._context.push.created.times(copy.repository), subject)
             complete, _ = await self._copied.do(key, lambda: self._copy(copy, subject, source, 1))
             if not complete:
                 self._copied.forget(key)
