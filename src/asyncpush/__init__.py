@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         CredentialsExpiredError as CredentialsExpiredError,
         CredentialsRefusedError as CredentialsRefusedError,
         DigestMismatchError as DigestMismatchError,
+        EmptyLayerError as EmptyLayerError,
         FailuresError as FailuresError,
         InterruptedRunError as InterruptedRunError,
         InvalidLayerError as InvalidLayerError,
@@ -199,9 +200,9 @@ _NAMES = {
     "ecr.rate_limit": "OperationStatistics",
     "errors": (
         "AsyncpushError ChoiceError ConfigurationError ConnectionFailedError CredentialsError "
-        "CredentialsExpiredError CredentialsRefusedError DigestMismatchError FailuresError InvalidLayerError "
-        "InvalidLayerPartError InvalidReferenceError JournalError JournalInUseError LayersNotFoundError ManifestError "
-        "InterruptedRunError PathNotFoundError Position SourceArchivedError "
+        "CredentialsExpiredError CredentialsRefusedError DigestMismatchError EmptyLayerError FailuresError "
+        "InvalidLayerError InvalidLayerPartError InvalidReferenceError JournalError JournalInUseError "
+        "LayersNotFoundError ManifestError InterruptedRunError PathNotFoundError Position SourceArchivedError "
         "PlanError RegistryError RepositoryNotFoundError ServiceError SourceDeniedError SourceError "
         "SourceLimitedError SourceNotFoundError SourceUnavailableError TagImmutableError UnforeseenError "
         "UploadNotFoundError UsageError"

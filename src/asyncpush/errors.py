@@ -11,6 +11,7 @@ AsyncpushError
 ├── SourceError                the source can't be read, or does not match its description
 │   ├── PathNotFoundError      there is no such file; a UsageError, too
 │   ├── ManifestError          a manifest that is malformed, too large or too deep
+│   ├── EmptyLayerError        a layer of 0 bytes, which ECR can't hold
 │   ├── DigestMismatchError    bytes that do not match their digest or size
 │   ├── SourceNotFoundError    a registry, engine or bucket has no such image, manifest, blob or object
 │   ├── SourceArchivedError    ECR holds the image in its archive, from which nobody can pull
@@ -179,6 +180,18 @@ class PathNotFoundError(SourceError, UsageError):
 
 class ManifestError(SourceError):
     """Raised when a manifest is malformed, too large, too deeply nested, or of a type that ECR does not accept."""
+
+
+class EmptyLayerError(SourceError):
+    """Raised for a layer of 0 bytes, before anything is sent: ECR completes no upload without parts.
+
+    Args:
+        what: the layer and where it is, by the name that the user knows.
+        advice: how to do without it, as an imperative.
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what} has 0 bytes", hint=f"ECR cannot hold an empty layer; {advice}")
 
 
 #: The hint for damaged bytes of a file: an archive, a layout, a layer.

@@ -341,7 +341,7 @@ def test_files_that_are_no_layers_are_refused(server: Server, tmp_path: Path) ->
     empty.touch()
     for file, words in (
         (tmp_path / "missing", "does not exist"),
-        (empty, "is empty"),
+        (empty, "has 0 bytes"),
         (tmp_path, "not a regular file"),
     ):
         words_ = ["layers", file, "--repository-name", "rubbish/layers", "--create-repository"]

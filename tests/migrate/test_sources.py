@@ -207,6 +207,7 @@ async def test_a_layer_of_no_bytes_fails_before_anything_is_sent(two: Two) -> No
     report = await two.here.run(two.plan())
 
     await two.only_good(report, "0 bytes", "team/app", "build the image without it")
+    assert only(report, "team/app:1").attempts == 1, "another try is in vain"
     assert await availability(two.here, "team/app", json_digests(layout, two.app)[1]) == "UNAVAILABLE"
 
 

@@ -522,7 +522,10 @@ def layers(
         ending.is_printing()
         print_layers(results, show.output)
         failures = [result for result in results if isinstance(result, LayerFailure)]
-        told = [(failure.error, failure.file, failure.file) for failure in failures]
+        told = [
+            (failure.error, failure.file, None if _names(str(failure.error), failure.file) else failure.file)
+            for failure in failures
+        ]
         say_failures(told, len(results), each=show.verbose)
         return status_of([failure.error for failure in failures])
 

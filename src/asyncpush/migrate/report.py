@@ -18,6 +18,7 @@ from asyncpush.errors import (
     AsyncpushError,
     ChoiceError,
     ConnectionFailedError,
+    EmptyLayerError,
     InvalidReferenceError,
     ManifestError,
     ServiceError,
@@ -325,6 +326,7 @@ _LONGEST = 8000
 _FINAL = (
     UsageError,
     ManifestError,
+    EmptyLayerError,
     ChoiceError,
     TagImmutableError,
     UnforeseenError,

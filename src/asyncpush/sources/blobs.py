@@ -23,7 +23,7 @@ import msgspec
 from anyio import from_thread, to_thread
 
 from asyncpush import open_files
-from asyncpush.errors import DigestMismatchError, ManifestError, SourceError
+from asyncpush.errors import DigestMismatchError, EmptyLayerError, ManifestError, SourceError
 from asyncpush.manifest import count_values, refuse_many_values
 from asyncpush.model import Descriptor, Digest
 from asyncpush.protocols import Blob, BlobReader
@@ -307,7 +307,7 @@ def _file_blob(path: Path, media_type: str) -> Blob:
     if content is None:
         raise SourceError(f"{path} does not exist", hint="check the path")
     if not content.size:
-        raise SourceError(f"{path} is empty", hint="ECR cannot hold an empty layer")
+        raise EmptyLayerError(str(path), "leave it out")
     return ContentBlob(path.name, Descriptor(media_type, hash_content(content), content.size), content)
 
 

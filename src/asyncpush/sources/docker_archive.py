@@ -16,7 +16,7 @@ from anyio import to_thread
 
 from asyncpush.engine.compress import CompressedBlob
 from asyncpush.engine.decompress import CorruptError, Packing, UnpackedHash, turn_of
-from asyncpush.errors import ChoiceError, DigestMismatchError, ManifestError, SourceError
+from asyncpush.errors import ChoiceError, DigestMismatchError, EmptyLayerError, ManifestError, SourceError
 from asyncpush.manifest import Manifest, build_manifest, image_types
 from asyncpush.model import Descriptor, Digest, Platform
 from asyncpush.protocols import Blob, ImageNode
@@ -237,10 +237,7 @@ class _Archive:
         blob = ContentBlob(f"layer {digest.short}", Descriptor(media_type, digest, layer.content.size), layer.content)
         if layer.is_packed or layer.compression == "none":
             if not layer.content.size:
-                raise SourceError(
-                    f"{layer.content.label} has 0 bytes",
-                    hint="ECR cannot hold an empty layer; leave out --compression none",
-                )
+                raise EmptyLayerError(layer.content.label, "leave out --compression none")
             return blob
         return CompressedBlob(blob, media_type, layer.compression, self.settings.compression_level)
 

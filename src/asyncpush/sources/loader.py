@@ -15,6 +15,7 @@ from anyio import to_thread
 
 from asyncpush.errors import (
     ChoiceError,
+    EmptyLayerError,
     ManifestError,
     SourceDeniedError,
     SourceError,
@@ -41,10 +42,6 @@ _SOCI_IMAGE = "com.amazon.soci.image-manifest-digest"
 ATTESTATION = "vnd.docker.reference.type"
 
 ATTESTED = "vnd.docker.reference.digest"
-
-_EMPTY_HINT = (
-    "ECR cannot hold an empty layer; build the image without it (an artifact's empty blob is the two bytes {})"
-)
 
 #: Errors that end the loading at once; others are collected, so that one run shows them all.
 _FATAL = (ManifestError, SourceDeniedError, SourceUnavailableError)
@@ -332,9 +329,10 @@ def named_soci_index(image: Manifest) -> Digest | None:
         return None
 
 
-def empty_blob(kind: str, digest: Digest, label: str) -> SourceError:
+def empty_blob(kind: str, digest: Digest, label: str) -> EmptyLayerError:
     """The error for a blob of 0 bytes."""
-    return SourceError(f"{kind} {digest.short} in {label} has 0 bytes", hint=_EMPTY_HINT)
+    advice = "build the image without it (an artifact's empty blob is the two bytes {})"
+    return EmptyLayerError(f"{kind} {digest.short} in {label}", advice)
 
 
 @dataclass(frozen=True, slots=True)
