@@ -24,6 +24,7 @@ from support.aws import REGION, judge
 from support.aws_cases import upload
 from support.commands import Ran, Server, cli_environment, run_cli, run_here
 from support.images import digest
+from support.servers import serving_http
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -186,22 +187,12 @@ async def test_as_many_requests_as_allowed_are_in_flight_and_no_more() -> None:
         open_now -= 1
         return web.json_response({"uploadId": UNKNOWN}, content_type="application/x-amz-json-1.1")
 
-    application = web.Application()
-    application.router.add_post("/", answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        port = runner.addresses[0][1]
-        inputs = json_lines([{"repositoryName": "batch/many"}] * 40)
+    async with serving_http(answer) as port:
         done = await run_against(
             f"http://127.0.0.1:{port}",
             *("initiate-layer-upload", "--batch", "-", "--max-requests", str(allowed)),
-            stdin=inputs,
+            stdin=json_lines([{"repositoryName": "batch/many"}] * 40),
         )
-    finally:
-        await runner.cleanup()
 
     assert (done.status, len(lines(done)), most) == (0, 40, allowed)
 

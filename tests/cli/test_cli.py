@@ -14,13 +14,12 @@ import struct
 import subprocess
 import sys
 import termios
-import threading
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +33,7 @@ from support.aws import token
 from support.commands import Ran, Server, cli_environment, run_cli, run_here
 from support.processes import ended, started
 from support.relay import caught, relay_to
+from support.servers import serving_thread
 
 SENDING = ("InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage", "CreateRepository")
 
@@ -425,12 +425,8 @@ class EmptyEcr(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def empty_ecr() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), EmptyEcr) as stub:
-        thread = threading.Thread(target=stub.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{stub.server_port}"
-        stub.shutdown()
-        thread.join()
+    with serving_thread(EmptyEcr) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 HOST = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"

@@ -30,6 +30,7 @@ from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegis
 from support.aws import REGION, aws, judge
 from support.images import Layout, layer_tar
 from support.relay import NO_WAITS, Answer, Relay, lost_reply, passed, refused, relay_to
+from support.servers import serving_http
 
 OWN, OTHER = "000000000000", "123456789012"
 DENIED = refused("AccessDeniedException")
@@ -412,22 +413,17 @@ async def test_a_journal_learns_the_account_from_sts_or_is_refused(
         before, after = (f"<{name}>" for name in names), (f"</{name}>" for name in reversed(names))
         return web.Response(text=f"{''.join(before)}210987654321{''.join(after)}", content_type="text/xml")
 
-    runner = web.AppRunner(application := web.Application(), shutdown_timeout=0.1)
-    application.router.add_post("/", sts)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
     emulator.fault_config = FaultConfig(
         faults=tuple(parse_fault(f"{name}:access-denied") for name in ("Describe*", "Get*"))
     )
-    async with open_journal(tmp_path / "journal") as journal:
+    async with serving_http(sts) as port, open_journal(tmp_path / "journal") as journal:
         connect = partial(asyncpush.connect, service, aws=aws(emulator.endpoint_url), journal=journal)
         with pytest.raises(ConfigurationError, match="write the registry with its account"):
             async with connect():
                 pass
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{runner.addresses[0][1]}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
         async with connect() as registry:
             assert "/210987654321/" in registry.repository("app").address
-    await runner.cleanup()
     assert [text.partition("&")[0] for text in asked] == ["Action=GetCallerIdentity"]
 
 

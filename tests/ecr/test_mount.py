@@ -39,6 +39,7 @@ from support.aws import KEYS, REGION, aws
 from support.events import Events
 from support.images import Layout, layer_tar
 from support.relay import NO_WAITS
+from support.servers import serving_http
 
 OWN = "000000000000"
 OTHER = "111111111111"
@@ -77,16 +78,9 @@ class Relay:
 @asynccontextmanager
 async def relay_to(target: str) -> AsyncIterator[Relay]:
     relay = Relay(target)
-    app = web.Application(client_max_size=64 * 2**20)
-    app.router.add_route("*", "/{path:.*}", relay.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        relay.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving_http(relay.handle, max_body=64 * 2**20) as port:
+        relay.url = f"http://127.0.0.1:{port}"
         yield relay
-    finally:
-        await runner.cleanup()
 
 
 def refused(status: int, code: str = "", message: str = "because", **headers: str) -> Answer:

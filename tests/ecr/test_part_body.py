@@ -31,6 +31,7 @@ from asyncpush.protocols import Part
 from asyncpush.reference import RegistryName
 from asyncpush.settings import MAX_PART_SIZE, MiB
 from support.aws import REGION
+from support.servers import serving_streams
 
 KEY_ID, SECRET, TOKEN = "AKIDEXAMPLE", "wJalr/XUtnFEMI+K7MDENG", "session+token/with=signs"
 REGISTRIES = {
@@ -168,9 +169,8 @@ class CapturingServer:
 @asynccontextmanager
 async def capturing(**answer: object) -> AsyncIterator[CapturingServer]:
     captured = CapturingServer(**answer)
-    server = await asyncio.start_server(captured.serve, "127.0.0.1", 0, limit=256 * 1024)
-    async with server:
-        captured.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with serving_streams(captured.serve, limit=256 * 1024) as port:
+        captured.url = f"http://127.0.0.1:{port}"
         yield captured
 
 

@@ -25,6 +25,7 @@ from support.images import A, B, C, DockerSave, app_layout, saved
 from support.migrations import keys
 from support.registry_server import QUICK
 from support.s3 import Bucket
+from support.servers import serving_http
 from support.stalled_answer import StalledAnswer
 
 SAVED = DockerSave().image(A, B, tags=["team/app:1.0"]).image(C, tags=["team/app:2.0"]).archive()
@@ -110,17 +111,11 @@ def refusal(status: int, code: str) -> web.Response:
 async def fake(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeS3]:
     """An endpoint of S3 that fails, to which the environment leads."""
     made = FakeS3()
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", made.serve)
-    runner = web.AppRunner(application, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    keys(monkeypatch)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{runner.addresses[0][1]}")
-    yield made
-    await runner.cleanup()
+    async with serving_http(made.serve, cancels=True) as port:
+        keys(monkeypatch)
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        yield made
 
 
 @asynccontextmanager

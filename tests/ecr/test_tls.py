@@ -33,6 +33,7 @@ from support.aws import KEYS, REGION, aws
 from support.certificates import plain_authority
 from support.commands import Ran, run_cli
 from support.images import Layout, layer_tar
+from support.servers import serving_streams
 
 AIOBOTOCORE = tuple(int(word) for word in aiobotocore.__version__.split(".")[:2])
 until_mended = pytest.mark.skipif(AIOBOTOCORE >= (3, 9), reason="aiobotocore checks host names itself since 3.9")
@@ -184,8 +185,8 @@ class Sts:
 @asynccontextmanager
 async def sts(context: ssl.SSLContext) -> AsyncIterator[Sts]:
     running = Sts()
-    async with await asyncio.start_server(running.serve, "127.0.0.1", 0, ssl=context) as server:
-        running.url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    async with serving_streams(running.serve, tls=context) as port:
+        running.url = f"https://localhost:{port}"
         yield running
 
 
@@ -256,8 +257,8 @@ class Proxy:
 @asynccontextmanager
 async def proxy_to(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
     proxy = Proxy(emulator.port)
-    async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as server:
-        proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with serving_streams(proxy.serve) as port:
+        proxy.url = f"http://127.0.0.1:{port}"
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name)

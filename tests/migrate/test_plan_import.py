@@ -6,9 +6,8 @@ import base64
 import json
 import re
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from asyncpush.migrate.plan.yaml_loader import escape, expand
 from asyncpush.migrate.plan_import import FORMATS, Format, Imported, import_plan
 from asyncpush.migrate.plan_import.patterns import dregsy_range, whole_match
 from asyncpush.reference import parse_prefix
+from support.servers import serving_thread
 
 EU = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
 US = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
@@ -273,12 +273,8 @@ class Tags(BaseHTTPRequestHandler):
 @pytest.fixture
 def tags_registry() -> Iterator[str]:
     """Its host and port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Tags) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving_thread(Tags) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def test_skopeo_itself_would_copy_the_same(skopeo: str, tags_registry: str, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from asyncpush.errors import (
 )
 from support.certificates import plain_authority
 from support.images import A, B, DockerSave, digest, saved
+from support.servers import serving_http
 from support.stalled_answer import StalledAnswer
 
 SAVED = DockerSave().image(A, B, tags=["team/app:1.0"]).archive()
@@ -120,16 +121,9 @@ class Daemon:
 @asynccontextmanager
 async def daemon(path: Path | None = None, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Daemon, str]]:
     """A daemon at a socket, or at a port; its address."""
-    made, application = Daemon(), web.Application()
-    application.router.add_get("/{path:.*}", made.serve)
-    runner = web.AppRunner(application, handler_cancellation=True)
-    await runner.setup()
-    site = web.UnixSite(runner, path) if path else web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-    await site.start()
-    try:
-        yield made, f"unix://{path}" if path else f"tcp://localhost:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    made = Daemon()
+    async with serving_http(made.serve, tls=tls, at=path, cancels=True) as port:
+        yield made, f"unix://{path}" if path else f"tcp://localhost:{port}"
 
 
 async def read(source: str = "docker-daemon:team/app:1.0") -> tuple[str | None, str | None]:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import aiohttp
 
+from asyncpush.emulator.connections import stop_accepting
 from support.virtual_time import AheadLoop
 
 #: On, and no time to linger: closing then resets the connection.
@@ -163,6 +164,8 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
         if self._server:
+            for listener in self._server.sockets:
+                await stop_accepting(listener)
             self._server.close()
         if self._closed:
             self._closed.close()

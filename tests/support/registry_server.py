@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,12 +10,12 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from asyncpush.emulator.connections import stop_accepting
 from asyncpush.events import Emit, ignore
 from asyncpush.settings import RetryPolicy, SourceRegistry
 from asyncpush.sources.registry import Logins, no_logins, open_pool
 from asyncpush.sources.registry.source_registry import SourceRegistryReader
 from support.images import Json, Layout, digest
+from support.servers import serving_http
 
 #: Very short waits, for tests that need no others.
 QUICK = RetryPolicy(stall=5.0, first_wait=0.001, longest_wait=0.002, outage=0.3)
@@ -176,19 +175,10 @@ async def running(
 ) -> AsyncIterator[RegistryServer]:
     """Run a registry, on a free port."""
     server = server or RegistryServer()
-    application = web.Application(client_max_size=2**20)
-    application.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    listener = socket.create_server(("127.0.0.1", 0))
-    try:
-        await web.SockSite(runner, listener, ssl_context=tls).start()
-        server.port = runner.addresses[0][1]
+    async with serving_http(server.handle, tls=tls) as port:
+        server.port = port
         server.scheme = "https" if tls else "http"
         yield server
-    finally:
-        await stop_accepting(listener)
-        await runner.cleanup()
 
 
 def reads(server: RegistryServer) -> SourceRegistry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,10 +14,10 @@ import anyio
 from aiohttp import web
 from anyio import to_thread
 
-from asyncpush.emulator.connections import stop_accepting
 from asyncpush.emulator.faults.operations import name_v2
 from asyncpush.settings import RetryPolicy
 from support.aws import judge
+from support.servers import serving_http
 
 #: Requests are sent again at once.
 NO_WAITS = RetryPolicy(first_wait=0.0001, longest_wait=0.0001, throttled_wait=0.0001, slowest_rate=1000.0)
@@ -135,15 +134,6 @@ async def relay_to(target: str) -> AsyncIterator[Relay]:
             planned = relay.planned.get(operation)
             return await (planned.popleft() if planned else passed)(request, relay)
 
-        app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        listener = socket.create_server(("127.0.0.1", 0))
-        try:
-            await web.SockSite(runner, listener).start()
-            relay.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with serving_http(handle, max_body=64 * 2**20) as port:
+            relay.url = f"http://127.0.0.1:{port}"
             yield relay
-        finally:
-            await stop_accepting(listener)
-            await runner.cleanup()

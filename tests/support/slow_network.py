@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,8 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 import trustme
+
+from support.servers import serving_streams
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -93,16 +94,14 @@ async def slow_network(
 ) -> AsyncIterator[SlowNetwork]:
     """Run a network between a client and *endpoint*."""
     passes = SlowNetwork(endpoint, stops_after, slow, rate)
-    listener = socket.create_server(("127.0.0.1", 0))
     # Small, so that little has left before the sender notices.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * KiB if rate else 64 * KiB)
-    server = await asyncio.start_server(passes.serve, sock=listener, limit=64 * KiB)
-    passes.url = f"{urlsplit(endpoint).scheme}://localhost:{listener.getsockname()[1]}"
-    try:
-        yield passes
-    finally:
-        server.close()
-        passes.close()
+    received = 256 * KiB if rate else 64 * KiB
+    async with serving_streams(passes.serve, limit=64 * KiB, received=received) as port:
+        passes.url = f"{urlsplit(endpoint).scheme}://localhost:{port}"
+        try:
+            yield passes
+        finally:
+            passes.close()
 
 
 def trusted_tls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:

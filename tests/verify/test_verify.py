@@ -39,6 +39,7 @@ from support.commands import Server, run_here
 from support.events import Events
 from support.images import FOREIGN_LAYER, A, B, C, DockerSave, Layout, at, digest, layer_tar
 from support.relay import NO_WAITS, refused, relay_to
+from support.servers import serving_http
 
 LARGE = 3 * 2**20
 
@@ -490,16 +491,9 @@ class Reading:
 
 @asynccontextmanager
 async def serving(files: Files) -> AsyncIterator[Files]:
-    app = web.Application()
-    app.router.add_get("/layer", files.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        files.url = f"http://127.0.0.1:{runner.addresses[0][1]}/layer"
+    async with serving_http(files.handle) as port:
+        files.url = f"http://127.0.0.1:{port}/layer"
         yield files
-    finally:
-        await runner.cleanup()
 
 
 SECRET = "X-Amz-Signature=0123456789abcdef"
