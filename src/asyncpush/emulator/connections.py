@@ -37,8 +37,9 @@ MAX_BODY = 32 * MiB
 #: Bytes of a body that is always received; longer ones wait here until there is memory for them.
 _SHORT = 64 * 1024
 
-#: Bytes that long bodies may take together. What other clients send stays in their sockets meanwhile.
-_ROOM_BYTES = 336 * MiB
+#: Bytes that long bodies may take together: 12 of 20 MiB parts. What other clients send stays in their sockets
+#: meanwhile.
+_ROOM_BYTES = 324 * MiB
 
 #: Buffers that are kept for another body: touching fresh memory can cost more than filling it.
 _KEPT = 4
@@ -276,9 +277,10 @@ class Bodies:
 
     def _take_back(self, body: _Body | None, *, reuse: bool) -> None:
         if body and body.room:
-            self._leave(body)
             if reuse and len(self._idle) < _KEPT:
                 self._idle.append(body.buffer)
+            body.buffer = bytearray()  # the request may live on, while others get the memory
+            self._leave(body)
 
     def _leave(self, body: _Body) -> None:
         self._free += body.room
