@@ -338,8 +338,13 @@ class Repository(Protocol):
         ...
 
     @property
+    def registry(self) -> str:
+        """The address of its registry: a host, or an endpoint and an account."""
+        ...
+
+    @property
     def address(self) -> str:
-        """Its unique address: ``REGISTRY/NAME``, where REGISTRY is a host, or an endpoint and an account."""
+        """Its unique address: ``REGISTRY/NAME``."""
         ...
 
     @property

@@ -17,7 +17,7 @@ from asyncpush.engine.image import ImageLayers
 from asyncpush.errors import ServiceError, SourceError
 from asyncpush.journal import LeftUpload
 from asyncpush.migrate import first_uploads
-from asyncpush.migrate.layer_distribution import ImageSender, LayerDistributor, registry_of
+from asyncpush.migrate.layer_distribution import ImageSender, LayerDistributor
 from asyncpush.model import Descriptor, Digest, PushedLayer, Upload
 from asyncpush.protocols import Part
 from asyncpush.settings import Settings
@@ -41,13 +41,13 @@ class Repository:
     """A repository of such a registry, as far as sending layers goes."""
 
     name: str
-    registry: Registry
-    host: str = "registry"
+    state: Registry
+    registry: str = "registry"
     failures: int = 0
 
     @property
     def address(self) -> str:
-        return f"{self.host}/{self.name}"
+        return f"{self.registry}/{self.name}"
 
     async def begin_upload(self) -> Upload:
         await checkpoint()
@@ -66,21 +66,21 @@ class Repository:
 
     async def complete_upload(self, upload: Upload, digest: Digest) -> Literal["pushed"]:
         await checkpoint()
-        self.registry.layers.setdefault(self.name, set()).add(digest)
-        self.registry.uploads[digest] += 1
+        self.state.layers.setdefault(self.name, set()).add(digest)
+        self.state.uploads[digest] += 1
         return "pushed"
 
     async def mount(self, digest: Digest, source: str) -> bool:
         await checkpoint()
-        granted = self.registry.mounting and digest in self.registry.referenced.get(source, ())
-        self.registry.mounts[granted] += 1
+        granted = self.state.mounting and digest in self.state.referenced.get(source, ())
+        self.state.mounts[granted] += 1
         if granted:
-            self.registry.layers.setdefault(self.name, set()).add(digest)
+            self.state.layers.setdefault(self.name, set()).add(digest)
         return granted
 
     def put(self, digests: set[Digest]) -> None:
-        assert digests <= self.registry.layers[self.name]
-        self.registry.referenced.setdefault(self.name, set()).update(digests)
+        assert digests <= self.state.layers[self.name]
+        self.state.referenced.setdefault(self.name, set()).update(digests)
 
 
 class Encoder:
@@ -125,7 +125,7 @@ async def push(
 
 
 async def _send(sender: ImageSender, repository: Repository, each: ContentBlob) -> None:
-    if each.descriptor.digest not in repository.registry.layers.get(repository.name, ()):
+    if each.descriptor.digest not in repository.state.layers.get(repository.name, ()):
         await sender.send(repository, each)
 
 
@@ -425,18 +425,11 @@ async def test_who_waits_goes_on_by_itself_when_the_sender_is_cancelled() -> Non
     assert set(registry.layers) == {"patient"}
 
 
-@pytest.mark.parametrize("name", ["app", "team/app"])
-def test_the_registry_of_a_repository(name: str) -> None:
-    assert registry_of(Repository(name, Registry(), "123.dkr.ecr.eu-west-1.amazonaws.com")) == (
-        "123.dkr.ecr.eu-west-1.amazonaws.com"
-    )
-
-
 async def test_bytes_that_are_on_their_way_elsewhere_are_not_sent_again() -> None:
     registry = Registry()
     distributor = await prepared(registry)
     here, there = Repository("here", registry), Repository("there", registry)
-    other = Repository("there", Registry(), host="another-registry")
+    other = Repository("there", Registry(), registry="another-registry")
     each = blob(1)
     begun = Repository("begun", registry)
     lengths = {there.address: 700, begun.address: 200, other.address: 900}

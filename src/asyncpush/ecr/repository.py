@@ -58,6 +58,11 @@ class EcrRepository:
         return self._name
 
     @property
+    def registry(self) -> str:
+        """The address of its registry."""
+        return self._registry
+
+    @property
     def address(self) -> str:
         """The repository's unique address, ``REGISTRY/NAME``."""
         return f"{self._registry}/{self._name}"

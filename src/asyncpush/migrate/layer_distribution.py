@@ -112,7 +112,7 @@ class LayerDistributor:
 
         Another repository of the registry has them; they can be mounted from there once an image refers to them.
         """
-        registry, address = self._registry(repository), registry_of(repository)
+        registry, address = self._registry(repository), repository.registry
         lost = 0
         for blob in blobs if registry.mounts is not False and self._left else ():
             left = self._left.get(blob.identity, {})
@@ -203,7 +203,7 @@ class LayerDistributor:
 
     async def mount_beside(self, repository: Repository, blob: Blob) -> PushedLayer | None:
         """Mount *blob* from a repository of another shard; None if that can't be done."""
-        registry, descriptor, address = self._registry(repository), blob.descriptor, registry_of(repository)
+        registry, descriptor, address = self._registry(repository), blob.descriptor, repository.registry
         if self._siblings is None or descriptor is None or registry.mounts is False:
             return None
         holder = self._siblings.holder(address, descriptor.digest)
@@ -307,7 +307,7 @@ class LayerDistributor:
             del self._open_batches[batch.blob.identity]
 
     def _registry(self, repository: Repository) -> _Registry:
-        return self._at(registry_of(repository))
+        return self._at(repository.registry)
 
     def _at(self, address: str) -> _Registry:
         if address not in self._registries:
@@ -356,11 +356,6 @@ class ImageSender:
     def note_failure(self) -> None:
         """Note that the image will not be put: other images upload its layers then."""
         self.first_uploads.remove(self.image)
-
-
-def registry_of(repository: Repository) -> str:
-    """The address of the registry that *repository* is in."""
-    return repository.address.removesuffix(f"/{repository.name}")
 
 
 def score(blobs: Iterable[Blob], images_lacking: Callable[[str], int]) -> float:

@@ -141,6 +141,7 @@ class MigrationContext:
     _claims: dict[str, Copy] = field(default_factory=dict)
     _next_pause: float = 0.0
     _failed: set[str] = field(default_factory=set)
+    _put_into: set[str] = field(default_factory=set)
     _limited: set[tuple[str, float]] = field(default_factory=set)
     _delayed: dict[str, set[str]] = field(default_factory=dict)
 
@@ -224,6 +225,8 @@ class MigrationContext:
                 await self.journal.image_failed(other.key, journal_reason(reason))
 
     def _done_in(self, repository: Repository) -> list[Copy]:
+        if repository.address not in self._put_into:
+            return []
         done = [result.copy for result in self.results.values() if result.outcome not in UNDONE and not result.subject]
         return [copy for copy in done if copy.repository.address == repository.address]
 
@@ -290,6 +293,8 @@ class MigrationContext:
         if before and (before.outcome, before.digest, result.outcome) == ("pushed", result.digest, "present"):
             result = before  # this run pushed it, and tries its referrers again
         self.results[result.copy.key] = replace(result, attempts=self.attempts[result.copy.key])
+        if result.outcome not in UNDONE:
+            self._put_into.add(result.copy.repository.address)
         if result.outcome != "failed":
             self._failed.discard(result.copy.key)
             return

@@ -23,7 +23,7 @@ from asyncpush.errors import (
     foreseen,
 )
 from asyncpush.migrate.discovery import Backlog, Discovered, Discovery, Present, Ready
-from asyncpush.migrate.layer_distribution import registry_of, score
+from asyncpush.migrate.layer_distribution import score
 from asyncpush.migrate.ledger import MigrationContext
 from asyncpush.migrate.limited_sources import limited_sources, wait_for_source
 from asyncpush.migrate.plan.model import PlanEntry
@@ -264,7 +264,7 @@ class Pipeline:
             digests = [blob.descriptor.digest for blob in diff.to_send if blob.descriptor]
             if journal is not None:
                 # Layers that an earlier run pushed into this registry can be mounted from there.
-                registry = registry_of(copy.repository)
+                registry = copy.repository.registry
                 for digest, address in (await journal.mount_sources(registry, digests)).items():
                     distributor.remember(registry, address, digest)
             await distributor.ask_siblings(copy, digests)
@@ -275,7 +275,7 @@ class Pipeline:
     async def _mounts(self, copy: Copy) -> bool:
         """Whether the copy's registry mounts blobs."""
         ask = self._context.targets[copy.goal.target].registry.admin.mounts_blobs
-        return await self._context.distributor.mounts(registry_of(copy.repository), ask)
+        return await self._context.distributor.mounts(copy.repository.registry, ask)
 
     async def _would_push(self, ready: Ready, copy: Copy, diff: ImageDiff) -> CopyResult:
         """What would be sent: each layer once into each registry, or without mounts, into each repository."""
@@ -286,7 +286,7 @@ class Pipeline:
         part_size = self._context.push.settings.part_size or DEFAULT_PART_SIZE
         for blob in diff.to_send:
             in_repository = (copy.repository.address, blob.identity)
-            in_registry = (registry_of(copy.repository), blob.identity)
+            in_registry = (copy.repository.registry, blob.identity)
             if in_repository in self._planned:
                 shared, bytes_shared = shared + 1, bytes_shared + blob.source_size
                 continue

@@ -127,12 +127,7 @@ def run_document(report: Report, plan: Plan, *, dry: bool = False, interrupted: 
         started=timeline.started if timeline else None,
         seconds=round(report.seconds, 3),
         resumed=report.resumed,
-        targets=sorted(
-            {
-                _text(result.copy.repository.address.rpartition(result.copy.repository.name)[0].rstrip("/"))
-                for result in report.results
-            }
-        ),
+        targets=sorted({_text(result.copy.repository.registry) for result in report.results}),
         entries=[_text(f"{entry.place}: {entry.source} ({entry.tags})") for entry in plan.entries[:_ENTRIES]],
         entries_left=max(len(plan.entries) - _ENTRIES, 0),
         images=[_image(result, timeline) for result in report.results],

@@ -110,7 +110,7 @@ class Siblings:
         lacking, now = self._lacking[repository.address], time.monotonic()
         if now - self._absent.get(repository.address, -_FORGET) < _FORGET:
             return
-        registry = repository.address.removesuffix(f"/{repository.name}")
+        registry = repository.registry
         wanted = [
             digest
             for digest in digests
