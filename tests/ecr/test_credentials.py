@@ -15,7 +15,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,9 +88,10 @@ def nobody() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """STS and SSO are asked once: botocore waits a second or two before it tries again."""
+    """STS and SSO are asked once, and a container endpoint without pauses: botocore waits some seconds otherwise."""
     asking = credential_providers.CLIENT_CONFIG.merge(Config(retries={"total_max_attempts": 1}))
     monkeypatch.setattr(credential_providers, "CLIENT_CONFIG", asking)
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
 
 
 @dataclass
@@ -117,6 +118,9 @@ def answering(status: int, body: str) -> Iterator[Stub]:
             self.wfile.write(stub.body.encode())
 
         def do_GET(self) -> None:
+            self.do_POST()
+
+        def do_PUT(self) -> None:
             self.do_POST()
 
         def log_message(self, *_: object) -> None:
@@ -325,10 +329,7 @@ def test_a_provider_that_fails_is_named_before_anything_is_read(name: str, nobod
         ),
     ],
 )
-def test_a_container_endpoint_that_gives_no_credentials_is_named(
-    status: int, body: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+def test_a_container_endpoint_that_gives_no_credentials_is_named(status: int, body: str, words: str) -> None:
     with answering(status, body) as stub:
         given = environment(AWS_CONTAINER_CREDENTIALS_FULL_URI=f"{stub.url}/credentials")
         ran = run_here("push", "/no/such/archive", "app:1", "--progress", "none", **given)
@@ -336,9 +337,74 @@ def test_a_container_endpoint_that_gives_no_credentials_is_named(
     refused(ran, "the container credentials endpoint", words)
 
 
+@contextmanager
+def going_on(block: bytes, pause: float) -> Iterator[str]:
+    """A server whose answers go on after each pause: they end after 4 MiB, or with the client."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(ConnectionError):
+                self.send_response(200)
+                self.end_headers()
+                for _ in range(4 * 2**20 // len(block)):
+                    self.wfile.write(block)
+                    stopped.wait(pause)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_PUT(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    stopped = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        stopped.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("block", "pause", "variable", "words"),
+    [
+        (b" " * 2**16, 0.0, "AWS_CONTAINER_CREDENTIALS_FULL_URI", ("the container credentials endpoint", "too large")),
+        (b" " * 2**16, 0.0, "AWS_EC2_METADATA_SERVICE_ENDPOINT", ("the instance metadata service", "too large")),
+        (b" ", 0.05, "AWS_ENDPOINT_URL_STS", (f"role {ROLE} of profile 'p'", "Read timeout on endpoint")),
+    ],
+)
+def test_an_answer_of_a_provider_that_goes_on_is_ended(
+    block: bytes, pause: float, variable: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = credential_providers.CLIENT_CONFIG.merge(Config(connect_timeout=0.2, read_timeout=0.2))
+    monkeypatch.setattr(credential_providers, "CLIENT_CONFIG", short)
+    config = tmp_path / "config"
+    config.write_text(f"[profile p]\nrole_arn = {ROLE}\nsource_profile = q\n[profile q]\n{KEYS}")
+    profile = {"AWS_CONFIG_FILE": str(config), "AWS_PROFILE": "p"} if variable == "AWS_ENDPOINT_URL_STS" else {}
+    with going_on(block, pause) as url:
+        given = environment(**{variable: url}, AWS_EC2_METADATA_DISABLED="", **profile)
+        ran = run_here("push", "/no/such/archive", "app:1", "--progress", "none", **given)
+    refused(ran, *words)
+
+
+def test_a_metadata_service_that_gives_nothing_is_named() -> None:
+    with answering(500, "") as stub:
+        given = environment(AWS_EC2_METADATA_SERVICE_ENDPOINT=stub.url, AWS_EC2_METADATA_DISABLED="")
+        ran = run_here("push", "/no/such/archive", "app:1", "--progress", "none", **given)
+    refused(ran, "no AWS credentials found: the instance metadata service answered with HTTP status 500")
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
-    [("AccessDenied", "AssumeRole failed: AccessDenied: no"), ("ExpiredToken", "AssumeRole failed: ExpiredToken: no")],
+    [
+        ("AccessDenied", "AssumeRole failed: AccessDenied: no"),
+        ("ExpiredToken", "AssumeRole failed: ExpiredToken: no"),
+        ("<", "the answer is not from AWS; check the network"),
+    ],
 )
 def test_a_refusal_of_sts_is_told_as_its_own(code: str, words: str, tmp_path: Path) -> None:
     config = tmp_path / "config"

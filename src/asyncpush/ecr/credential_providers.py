@@ -6,34 +6,33 @@ credential_process read the terminal's standard input, and raise whatever goes w
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import re
 import select
 import string
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anyio
 import botocore.exceptions as bce
 import botocore.session
-import msgspec
 from anyio import from_thread
-from botocore.compat import compat_shell_split
 from botocore.config import Config
 from botocore.credentials import (
     ContainerProvider,
+    InstanceMetadataProvider,
     ProcessProvider,
-    ProfileProviderBuilder,
     ReadOnlyCredentials,
     create_credential_resolver,
-    parse,
 )
+from botocore.parsers import ResponseParserError
+from botocore.utils import ContainerMetadataFetcher
 
 from asyncpush.ecr.configuration import (
     configure_session,
@@ -44,9 +43,11 @@ from asyncpush.ecr.configuration import (
     session_variables,
     translate_configuration_errors,
 )
+from asyncpush.ecr.credential_http import CredentialHttp, run_on_event_loop
+from asyncpush.ecr.credential_process import ProfileProviders
+from asyncpush.ecr.errors import RedirectError
 from asyncpush.errors import AsyncpushError, CredentialsError
 from asyncpush.files import read_small
-from asyncpush.processes import CompletedProgram, run_small
 from asyncpush.settings import AwsConfiguration
 
 #: The most bytes of a token file, for a web identity or for the container credentials endpoint.
@@ -96,6 +97,7 @@ _HARMLESS = ("Unsupported host", "Auth token value", "Invalid endpoint")
 _FAILURES = (
     bce.BotoCoreError,
     bce.ClientError,
+    ResponseParserError,
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -161,6 +163,7 @@ class CredentialFinder:
         self._aws = aws
         self._region = region
         self._session: Any = None
+        self._metadata: CredentialHttp | None = None
         self._may_prompt = True
 
     def find(self, may_prompt: bool) -> FoundCredentials:
@@ -181,7 +184,8 @@ class CredentialFinder:
         if self._session is None:
             session = configure_session(_Session(session_vars=session_variables()), aws, self._region)
             session.set_default_client_config(CLIENT_CONFIG)
-            session.register("before-send", lambda **_: from_thread.check_cancelled())
+            http = self._http(session, CLIENT_CONFIG.connect_timeout, CLIENT_CONFIG.read_timeout)
+            session.register("before-send", lambda request, **_: http.send(request))
             self._session = session
         with translate_configuration_errors():
             # A new resolver each time: a provider of roles works only once.
@@ -199,7 +203,17 @@ class CredentialFinder:
                 expires_at = expiry.timestamp() if expiry else None
                 return _checked(FoundCredentials(keys, expires_at, name, hint, provider.METHOD))
         error = bce.NoCredentialsError()
+        name, hint = self._describe("iam-role")
+        if self._metadata is not None and self._metadata.last_answer:
+            raise CredentialsError(
+                f"no AWS credentials found: {name} {self._metadata.last_answer}", hint=hint
+            ) from error
         raise CredentialsError("no AWS credentials found", hint=_NO_PROVIDER_HINT) from error
+
+    @staticmethod
+    def _http(session: Any, connect_timeout: float, read_timeout: float) -> CredentialHttp:
+        bundle = session.get_config_variable("ca_bundle")
+        return CredentialHttp(verify=bundle, connect_timeout=connect_timeout, read_timeout=read_timeout)
 
     def _adapt(self, resolver: Any) -> None:
         """Replace what would read standard input, wait without a timeout, or use variables that are empty."""
@@ -213,6 +227,10 @@ class CredentialFinder:
                 resolver.providers[position] = builder.process(self._profile)
             elif isinstance(provider, ContainerProvider):
                 resolver.providers[position] = _Container(environment)
+            elif isinstance(provider, InstanceMetadataProvider):
+                fetcher = provider._role_fetcher  # noqa: SLF001
+                self._metadata = self._http(self._session, fetcher._timeout, fetcher._timeout)  # noqa: SLF001
+                fetcher._session = self._metadata  # noqa: SLF001
             elif hasattr(provider, "_token_loader_cls"):
                 provider._token_loader_cls = _TokenFile  # noqa: SLF001
             elif hasattr(provider, "_environ"):
@@ -253,7 +271,7 @@ class CredentialFinder:
                 hint = f"check profile {self._profile!r} in the AWS configuration"
             elif isinstance(error, (bce.SSOError, bce.TokenRetrievalError)) or method == "sso":
                 hint = f"run `aws sso login --profile {self._sso_profile()}`"
-            elif isinstance(error, (bce.HTTPClientError, bce.ConnectionError)):
+            elif isinstance(error, (bce.HTTPClientError, bce.ConnectionError, ResponseParserError)):
                 hint = "check the network (HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE)"
             cause, reason = _as_botocore_error(error), _reason(error)
             if method == "sso" and cause is not error:
@@ -340,6 +358,8 @@ def _reason(error: Exception) -> str:
             return f"{error.operation_name} failed: {fault.get('Code', 'Unknown')}{': ' if text else ''}{text}"
         case bce.BotoCoreError():
             return _botocore_reason(error)
+        case ResponseParserError():
+            return "the answer is not from AWS"
         case OSError():
             return f"{error.filename}: {describe_os_error(error)}" if error.filename else describe_os_error(error)
         case RuntimeError() if "expired" in str(error):
@@ -365,10 +385,20 @@ def _botocore_reason(error: bce.BotoCoreError) -> str:
             status = re.search(r"Received non 200 response (\d+)", text)
             return f"it answered with HTTP status {status[1]}" if status else printable(text).rstrip(".")
         case bce.HTTPClientError() if type(error) is bce.HTTPClientError:
-            # The text that urllib3 can't parse may contain a proxy's password.
-            inner = type(error.kwargs.get("error")).__name__
-            return "the proxy's address is invalid" if inner == "LocationParseError" else f"the request failed: {inner}"
+            return _failed_request(error.kwargs.get("error"))
     return one_line(error)
+
+
+def _failed_request(error: BaseException | None) -> str:
+    match error:
+        case RedirectError():
+            return one_line(error)
+        case aiohttp.ClientResponseError():
+            return "it does not speak HTTP"
+        case aiohttp.InvalidURL():
+            # Its text may contain a proxy's password.
+            return "the proxy's address is invalid"
+    return f"the request failed: {type(error).__name__}"
 
 
 def _as_botocore_error(error: Exception) -> Exception:
@@ -380,32 +410,14 @@ def _as_botocore_error(error: Exception) -> Exception:
     return translation
 
 
-class ProfileProviders(ProfileProviderBuilder):  # type: ignore[misc] # botocore is untyped
-    """Creates the providers of a profile as botocore does, except the one for its credential_process.
-
-    Args:
-        session: botocore's session, with the configuration.
-        region: the region of STS.
-        timeout: seconds that the process may take.
-    """
-
-    def __init__(self, session: Any, region: str | None, timeout: float) -> None:
-        super().__init__(session, cache={}, region_name=region)
-        self._timeout = timeout
-
-    def process(self, profile: str) -> ProcessProvider:
-        """The provider that runs a profile's credential_process."""
-        return _Process(profile, lambda: self._session.full_config, self._timeout)
-
-    # The method that botocore calls.
-    _create_process_provider = process
-
-
 class _Container(ContainerProvider):  # type: ignore[misc] # botocore is untyped
-    """Asks the container credentials endpoint as botocore does, but limits the size of the token file."""
+    """Asks the container credentials endpoint as botocore does, but limits the token file and the answer."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        super().__init__(dict(environment))
+        seconds = ContainerMetadataFetcher.TIMEOUT_SECONDS
+        http = CredentialHttp(verify=True, connect_timeout=seconds, read_timeout=seconds, use_proxies=False)
+        fetcher = ContainerMetadataFetcher(http, lambda pause: run_on_event_loop(anyio.sleep, pause))
+        super().__init__(dict(environment), fetcher)
 
     def _build_headers(self) -> dict[str, str] | None:
         path = self._environ.pop(self.ENV_VAR_AUTH_TOKEN_FILE, None)
@@ -413,85 +425,3 @@ class _Container(ContainerProvider):  # type: ignore[misc] # botocore is untyped
             self._environ[self.ENV_VAR_AUTH_TOKEN] = read_small(Path(path), _MAX_TOKEN_SIZE).decode()
         headers: dict[str, str] | None = super()._build_headers()
         return headers
-
-
-class _ProcessOutput(msgspec.Struct):
-    """The output of a credential_process ("Process credential provider" in the AWS SDKs and Tools Reference Guide)."""
-
-    Version: int
-    AccessKeyId: str
-    SecretAccessKey: str
-    SessionToken: str | None = None
-    Expiration: str | None = None
-
-
-class _Process(ProcessProvider):  # type: ignore[misc] # botocore is untyped
-    """Runs a profile's credential_process on the event loop; called in a worker thread."""
-
-    def __init__(self, profile: str, load_config: Callable[[], Any], timeout: float) -> None:
-        super().__init__(profile, load_config)
-        self._profile = profile
-        self._timeout = timeout
-
-    def _retrieve_credentials_using(self, credential_process: str) -> dict[str, Any]:
-        try:
-            words = compat_shell_split(credential_process)
-        except ValueError as error:
-            raise self._failed(f"its command can't be split into words: {error}") from error
-        if not words:
-            raise self._failed("its command is empty")
-        try:
-            done = from_thread.run(self._run, words)
-        except concurrent.futures.CancelledError:
-            from_thread.check_cancelled()  # raises the cancellation of the calling task
-            raise
-        if done.is_too_long:
-            raise self._failed("its output is too large for credentials")
-        if done.status != 0:
-            ending = f"exit status {done.status}" if done.status > 0 else f"signal {-done.status}"
-            said = printable(done.errors.decode(errors="replace"))
-            raise self._failed(f"it ended with {ending}{': ' if said else ''}{said}")
-        return self._read(done.output)
-
-    async def _run(self, words: list[str]) -> CompletedProgram:
-        try:
-            with anyio.fail_after(self._timeout):
-                return await run_small(words)
-        except TimeoutError as error:
-            raise self._failed(f"it did not end within {self._timeout:g} seconds") from error
-        except (OSError, ValueError) as error:
-            # Only the program's name: its arguments may be secrets.
-            raise self._failed(f"{words[0]} can't be run: {describe_os_error(error)}") from error
-
-    def _read(self, output: bytes) -> dict[str, Any]:
-        if not output.strip():
-            raise self._failed("it printed nothing")
-        try:
-            credentials = msgspec.json.decode(output, type=_ProcessOutput)
-            expiry: datetime | None = parse(credentials.Expiration) if credentials.Expiration else None
-        except msgspec.ValidationError as error:
-            # The message names members and types, but contains no values.
-            raise self._failed(f"its output is not in the format that AWS documents: {error}") from error
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise self._failed("its output is not JSON") from None
-        except (OverflowError, ValueError) as error:
-            raise self._failed("its Expiration is not a valid time") from error
-        if credentials.Version != 1:
-            raise self._failed(f"it printed Version {credentials.Version}, but only Version 1 exists")
-        if expiry and expiry.tzinfo is None:
-            expiry = expiry.replace(tzinfo=UTC)
-        return {
-            "access_key": credentials.AccessKeyId,
-            "secret_key": credentials.SecretAccessKey,
-            "token": credentials.SessionToken,
-            "expiry_time": expiry.isoformat() if expiry else None,
-        }
-
-    def _failed(self, reason: str) -> CredentialsError:
-        error = CredentialsError(
-            f"no AWS credentials from the credential_process of profile {self._profile!r}: {reason}",
-            hint="run that command by hand",
-        )
-        # The AWS CLI derives its exit status from botocore's error.
-        error.__cause__ = bce.CredentialRetrievalError(provider=self.METHOD, error_msg=reason)
-        return error

@@ -3,7 +3,7 @@
 aiobotocore before 3.9 (aioboto3 15.5 pins 2.25.1) uses botocore's SSL context unchanged. That context leaves the check
 of the host name to urllib3, while aiohttp leaves it to the context, so that it is never done; through a proxy there is
 no context, and nothing is verified. ``check_host_names`` fixes aiobotocore's class itself, since a subclass would not
-protect other clients of the same program. (Credential providers use botocore's HTTP here.)
+protect other clients of the same program.
 
 ``EcrHttp`` sends the requests that botocore does not sign: those to ``/v2/``, and downloads.
 """
