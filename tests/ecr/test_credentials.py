@@ -399,17 +399,18 @@ def test_a_metadata_service_that_gives_nothing_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "text", "words"),
     [
-        ("AccessDenied", "AssumeRole failed: AccessDenied: no"),
-        ("ExpiredToken", "AssumeRole failed: ExpiredToken: no"),
-        ("<", "the answer is not from AWS; check the network"),
+        ("AccessDenied", "no", "AssumeRole failed: AccessDenied: no"),
+        ("ExpiredToken", "no", "AssumeRole failed: ExpiredToken: no"),
+        ("SignatureDoesNotMatch", "Signature expired: 1 is now earlier than 2", "; check this machine's clock"),
+        ("<", "no", "the answer is not from AWS; check the network"),
     ],
 )
-def test_a_refusal_of_sts_is_told_as_its_own(code: str, words: str, tmp_path: Path) -> None:
+def test_a_refusal_of_sts_is_told_as_its_own(code: str, text: str, words: str, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(f"[profile p]\nrole_arn = {ROLE}\nsource_profile = q\n[profile q]\n{KEYS}")
-    body = f"<ErrorResponse><Error><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>"
+    body = f"<ErrorResponse><Error><Code>{code}</Code><Message>{text}</Message></Error></ErrorResponse>"
     with answering(403, body) as stub:
         given = environment(AWS_CONFIG_FILE=str(config), AWS_PROFILE="p", AWS_ENDPOINT_URL_STS=stub.url)
         ran = run_here("push", "/no/such/archive", "app:1", "--progress", "none", **given)

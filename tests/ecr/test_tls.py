@@ -107,6 +107,16 @@ async def test_a_push_goes_to_a_server_whose_certificate_is_trusted_and_names_it
         assert (await push(aws(f"https://{name}:{emulator.port}"), layout)).outcome == "present"
 
 
+async def test_an_intermediate_authority_alone_may_be_trusted(
+    start: Callable[..., Emulator], layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intermediate = Authority(trustme.CA().create_child_ca(), tmp_path / "bundle.pem")
+    intermediate.ca.cert_pem.write_to_path(intermediate.bundle)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(intermediate.bundle))
+    async with start(intermediate.server("localhost")) as emulator:
+        assert (await push(localhost(emulator), layout)).outcome == "pushed"
+
+
 async def test_a_certificate_for_another_host_is_refused_before_anything_is_sent(
     trusted: Authority, start: Callable[..., Emulator], layout: str
 ) -> None:

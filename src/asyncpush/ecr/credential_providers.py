@@ -45,7 +45,7 @@ from asyncpush.ecr.configuration import (
 )
 from asyncpush.ecr.credential_http import CredentialHttp, run_on_event_loop
 from asyncpush.ecr.credential_process import ProfileProviders
-from asyncpush.ecr.errors import RedirectError
+from asyncpush.ecr.errors import CLOCK_HINT, RedirectError, is_wrong_time
 from asyncpush.errors import AsyncpushError, CredentialsError
 from asyncpush.files import read_small
 from asyncpush.settings import AwsConfiguration
@@ -273,6 +273,8 @@ class CredentialFinder:
                 hint = f"run `aws sso login --profile {self._sso_profile()}`"
             elif isinstance(error, (bce.HTTPClientError, bce.ConnectionError, ResponseParserError)):
                 hint = "check the network (HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE)"
+            elif isinstance(error, bce.ClientError) and is_wrong_time(error):
+                hint = CLOCK_HINT
             cause, reason = _as_botocore_error(error), _reason(error)
             if method == "sso" and cause is not error:
                 reason = "its cached token can't be read"

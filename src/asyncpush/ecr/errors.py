@@ -90,6 +90,8 @@ _CLASSES: dict[str, type[ServiceError]] = {
 _EXPIRED_SIGNATURE = "Signature expired"
 _WRONG_TIME = (_EXPIRED_SIGNATURE, "Signature not yet current")
 
+CLOCK_HINT = "check this machine's clock"
+
 _HINTS = {
     "UploadNotFoundException": "run the same command again",
     "BLOB_UPLOAD_UNKNOWN": "run the same command again",
@@ -121,6 +123,16 @@ def verdict(error: AsyncpushError) -> Verdict:
 def is_signed_late(error: AsyncpushError) -> bool:
     """Whether ECR refused the signature as expired: the clocks differ, or the request took too long to arrive."""
     return isinstance(error, ServiceError) and f": {_EXPIRED_SIGNATURE}" in error.message
+
+
+def is_wrong_time(error: bce.ClientError) -> bool:
+    """Whether AWS refused a request for its time, and not for its keys; S3 has a code of its own for that."""
+    code = error.response.get("Error", {}).get("Code")
+    return code == "RequestTimeTooSkewed" or _text(error).startswith(_WRONG_TIME)
+
+
+def _text(error: bce.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Message") or error.response.get("message") or "")
 
 
 @contextmanager
@@ -180,9 +192,9 @@ def _service_error(operation: str, endpoint: str, region: str, error: bce.Client
     fault = error.response.get("Error", {})
     meta = error.response.get("ResponseMetadata", {})
     code = str(fault.get("Code", "Unknown"))
-    text = str(fault.get("Message") or error.response.get("message") or "")
+    text = _text(error)
     kind = _CLASSES.get(code, ServiceError)
-    if text.startswith(_WRONG_TIME):
+    if is_wrong_time(error):
         kind = ServiceError  # the request took too long to send; a retry can help
     elif meta.get("HTTPStatusCode") == _RANGE_NOT_SATISFIABLE:
         kind = InvalidLayerPartError  # /v2/: a chunk does not follow the last one
@@ -196,6 +208,8 @@ def _service_error(operation: str, endpoint: str, region: str, error: bce.Client
         # An answer without an error code is another server's: botocore then uses the HTTP status as the code.
         hint=f"check {endpoint}" if code.isdecimal() else _hint(code, kind, region),
     )
+    if is_wrong_time(error):
+        translation.hint = CLOCK_HINT
     if isinstance(translation, InvalidLayerPartError):
         translation.last_valid_byte = error.response.get("lastValidByteReceived")
     return translation

@@ -130,6 +130,8 @@ def ssl_context(session: Any, proxy_url: str | None) -> ssl.SSLContext:
     """The SSL context of one client's connections. It blocks: loading a bundle of authorities takes 25 ms."""
     context: ssl.SSLContext = botocore.httpsession.create_urllib3_context()
     context.check_hostname = True
+    # As for source registries, and as Python 3.13 does itself: a bundle may hold an intermediate authority alone.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if bundle := botocore.httpsession.get_cert_path(session._verify):  # noqa: SLF001 - self of the method above
         with _usable(bundle):
             load_authorities(bundle, context)
