@@ -140,13 +140,16 @@ def is_foreign(layer: Descriptor) -> bool:
     return bool(layer.urls) and (".foreign." in layer.media_type or ".nondistributable." in layer.media_type)
 
 
-def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "the manifest") -> Manifest:
+def parse_manifest(
+    raw: bytes, *, media_type: str | None = None, name: str = "the manifest", typed_by: str = "its descriptor"
+) -> Manifest:
     """Parse a manifest or index from its exact bytes.
 
     Args:
         raw: the bytes, as stored.
-        media_type: the type in the descriptor of the manifest; the manifest must not name another one.
+        media_type: the type that its descriptor or a header gives; the manifest must not name another one.
         name: the manifest's name in errors.
+        typed_by: what gives *media_type*, in errors.
 
     Raises:
         ManifestError: it is too large, malformed, or of a type that ECR does not accept.
@@ -154,7 +157,7 @@ def parse_manifest(raw: bytes, *, media_type: str | None = None, name: str = "th
     parsed = _decode(raw, name)
     own = parsed.media_type
     if own and media_type and own != media_type:
-        raise ManifestError(f"{name} says it is {own}, but its descriptor says {media_type}")
+        raise ManifestError(f"{name} says it is {own}, but {typed_by} says {media_type}")
     kind = own or media_type or (OCI_INDEX if _is_given(parsed.manifests) else OCI_MANIFEST)
     if kind not in ACCEPTED_TYPES:
         raise ManifestError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import AsyncIterator
 
@@ -306,6 +307,9 @@ async def test_a_manifest_with_a_wrong_size_or_type_is_refused(
         await remote.manifest("team/app", Descriptor(MANIFEST, named, 1))
     with pytest.raises(ManifestError, match="its descriptor says"):
         await remote.manifest("team/app", Descriptor(INDEX, named, int(str(there["size"]))))
+    server.manifests["team/app:1.0"] = (INDEX, server.blobs[str(there["digest"])])
+    with pytest.raises(ManifestError, match=f"but the registry's Content-Type says {re.escape(INDEX)}"):
+        await remote.manifest("team/app", "1.0")
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -190,7 +190,9 @@ class SourceRegistryReader:
             raise ManifestError(f"{what} has more than {MAX_MANIFEST_SIZE} bytes", hint="ECR takes no such manifest")
         media_type = descriptor.media_type if descriptor else media_type_of(response)
         claim = expected_digest or digest_of(response)
-        checked = (response.body, media_type, claim, what)
+        # A descriptor may have been made from the headers of HEAD.
+        typed_by = "the registry's Content-Type" if media_type == media_type_of(response) else "its descriptor"
+        checked = (response.body, media_type, claim, what, typed_by)
         try:
             if len(response.body) > _LONG:
                 return await to_thread.run_sync(parse_checked, *checked)
@@ -453,8 +455,8 @@ def digest_of(response: Response) -> Digest | None:
         return None  # missing, or of another algorithm
 
 
-def parse_checked(raw: bytes, media_type: str | None, claim: Digest | None, what: str) -> Manifest:
-    """Parse a manifest and check its digest; *what* is its name in errors.
+def parse_checked(raw: bytes, media_type: str | None, claim: Digest | None, what: str, typed_by: str) -> Manifest:
+    """Parse a manifest and check its digest; *what* is its name in errors, *typed_by* what gives its type.
 
     Raises:
         DigestMismatchError: its bytes have another digest.
@@ -465,7 +467,7 @@ def parse_checked(raw: bytes, media_type: str | None, claim: Digest | None, what
     digest = Digest.of(raw)
     if claim is not None and claim != digest:
         raise _mismatch(what, claim, digest)
-    return parse_manifest(raw, media_type=media_type, name=what)
+    return parse_manifest(raw, media_type=media_type, name=what, typed_by=typed_by)
 
 
 def _refuse_schema_1(raw: bytes, what: str) -> None:
