@@ -80,6 +80,9 @@ async def test_a_manifest_without_a_media_type_takes_the_one_it_is_put_with(ecr:
         (image_manifest(CONFIG, LAYER, layers=[{"digest": digest_of(LAYER)}]), {}),
         (image_manifest(CONFIG, LAYER, mediaType=OCI_INDEX), {}),
         (index_manifest(LAYER, child_type=OCI_LAYER), {}),
+        (image_manifest(CONFIG, LAYER, layers=[{**descriptor(OCI_LAYER, LAYER), "size": -1}]), {}),
+        (image_manifest(CONFIG, LAYER, layers=[{**descriptor(OCI_LAYER, LAYER), "size": 2**63}]), {}),
+        (b'{"schemaVersion":2,"deep":' + b"[" * 5000, {}),
     ],
 )
 async def test_a_manifest_that_ecr_does_not_take_is_an_invalid_parameter(

@@ -37,6 +37,28 @@ async def test_an_absurd_length_is_refused_before_any_of_it_comes(emulator: Emul
         assert (await client.receive()).startswith(b"HTTP/1.1 413 ")
 
 
+@pytest.mark.parametrize(
+    ("line", "header", "status"),
+    [
+        (b"POST / HTTP/1.1", b"X-Amz-Target: \xff.\xfe", 400),
+        (b"PATCH %b HTTP/1.1", b"Content-Range: \xff", 416),
+    ],
+)
+async def test_a_header_that_is_not_text_is_refused_and_remembered(
+    tmp_path: Path, line: bytes, header: bytes, status: int
+) -> None:
+    async with Emulator(tmp_path, verify_signatures=False, fsync=False) as emulator:
+        await Ecr(emulator.endpoint_url).call("create_repository", repositoryName="app")
+        async with aiohttp.ClientSession(emulator.endpoint_url) as http:
+            async with http.post("/v2/app/blobs/uploads/") as begun:
+                line = line.replace(b"%b", begun.headers["Location"].encode())
+            async with await anyio.connect_tcp(emulator.host, emulator.port) as client:
+                await client.send(line + b"\r\nHost: ecr\r\nContent-Length: 2\r\n" + header + b"\r\n\r\n{}")
+                assert (await client.receive()).startswith(b"HTTP/1.1 %d " % status)
+            async with http.get("/_emulator/requests") as response:
+                assert (await response.json())["requests"][-1]["status"] == status
+
+
 async def test_every_request_is_remembered_in_order(ecr: Ecr, emulator: Emulator, http: aiohttp.ClientSession) -> None:
     await ecr.call("create_repository", repositoryName="app")
     await ecr.refused("put_image", repositoryName="absent", imageManifest="{}")

@@ -107,7 +107,8 @@ async def test_a_policy_is_put_given_and_deleted(ecr: Ecr, kind: str, put: str, 
     for operation, members in ((put, text), (f"get_{kind}", {}), (f"delete_{kind}", {})):
         assert (await ecr.refused(operation, repositoryName="absent", **members)).code == "RepositoryNotFoundException"
     (member,) = text
-    assert (await ecr.refused(put, **NAME, **{member: "no JSON" * 20})).code == "InvalidParameterException"
+    for wrong in ("no JSON" * 20, "[" * 3000):
+        assert (await ecr.refused(put, **NAME, **{member: wrong})).code == "InvalidParameterException"
 
 
 async def test_resource_tags_are_put_replaced_and_taken_off(ecr: Ecr) -> None:

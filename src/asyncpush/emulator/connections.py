@@ -148,6 +148,11 @@ def request_key(name: str) -> str:
     return cast("str", web.RequestKey(name, object)) if hasattr(web, "RequestKey") else f"asyncpush.{name}"
 
 
+def header_text(request: web.BaseRequest, name: str) -> str:
+    """A header's value, empty if there is none; what is not UTF-8 in it is replaced, so that an answer can repeat it."""
+    return request.headers.get(name, "").encode(errors="replace").decode()
+
+
 _RECEIVED = request_key("received")
 
 _ROOM = request_key("room")

@@ -22,7 +22,7 @@ from asyncpush.emulator.api.layers import DOWNLOAD_PATH, Downloads
 from asyncpush.emulator.auth.authentication import Authentication, read_principal
 from asyncpush.emulator.auth.credentials import DEFAULT_CREDENTIALS, KnownCredentials, by_access_key_id
 from asyncpush.emulator.auth.tokens import LIFETIME, ExpiredTokenError, InvalidTokenError, Tokens
-from asyncpush.emulator.connections import Bodies, Connections, check_announced, read_body, stop_accepting
+from asyncpush.emulator.connections import Bodies, Connections, check_announced, header_text, read_body, stop_accepting
 from asyncpush.emulator.dashboard.handlers import Dashboard
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.faults.injector import HitCount
@@ -240,11 +240,11 @@ class Emulator:
                 check_announced(request)
                 self._authentication.check_claim(request)
             except AwsError as error:
-                return self._answered(refusal(operation_name(request.headers.get("X-Amz-Target", "")), error))
+                return self._answered(refusal(operation_name(header_text(request, "X-Amz-Target")), error))
         return await handler(request)
 
     async def _answer_json(self, request: web.Request) -> web.Response:
-        target = request.headers.get("X-Amz-Target", "")
+        target = header_text(request, "X-Amz-Target")
         try:
             body = await read_body(request)
             await self._authentication.check_signature(request, body)

@@ -218,7 +218,7 @@ def _resource(request: requests.ListTagsForResource, target: RequestTarget) -> t
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from aiohttp import web
 
+from asyncpush.emulator.connections import header_text
 from asyncpush.emulator.faults.operations import counted_as, identify
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,7 +59,7 @@ class Traffic:
         call = identify(request)
         if call is None:
             return await handler(request)
-        self._meet(request.headers.get("User-Agent", ""))
+        self._meet(header_text(request, "User-Agent"))
         count = self._operations.setdefault(counted_as(call.operation), _Count())
         count.requests += 1
         response: web.StreamResponse | None = None
@@ -95,8 +96,7 @@ class Traffic:
         }
 
     def _meet(self, user_agent: str) -> None:
-        # A header may hold bytes that are no UTF-8, which arrive as surrogates and can't leave as JSON.
-        name = user_agent[:_LONGEST_NAME].encode(errors="replace").decode() or "(no User-Agent)"
+        name = user_agent[:_LONGEST_NAME] or "(no User-Agent)"
         client = self._clients.pop(name, None) or _Client()
         client.requests += 1
         client.last_seen = time.time()

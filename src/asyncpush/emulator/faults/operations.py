@@ -11,6 +11,7 @@ from aiohttp import web
 
 from asyncpush.emulator.api.dispatch import operation_name
 from asyncpush.emulator.api.part_body import locate_blob
+from asyncpush.emulator.connections import header_text
 from asyncpush.emulator.errors import AwsError
 from asyncpush.emulator.store.records import ParsedManifest, read_manifest
 
@@ -52,7 +53,7 @@ class _Members(msgspec.Struct, rename="camel"):
 def identify(request: web.Request) -> Call | None:
     """Identify a request; None if it is for the emulator itself."""
     if request.path == "/" and request.method == "POST":
-        target = request.headers.get("X-Amz-Target", "")
+        target = header_text(request, "X-Amz-Target")
         return Call(operation_name(target), target.rpartition(".")[0])
     if request.path.startswith("/v2/"):
         name = name_v2(request.method, request.path.removeprefix("/v2/"))
@@ -64,7 +65,7 @@ def with_members(call: Call, body: bytearray) -> Call:
     """Add the members of the body; blocks while it is parsed. A malformed body is left to the operation."""
     try:
         members = msgspec.json.decode(_without_blob(body), type=_Members)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return call
     return replace(
         call,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -182,7 +182,7 @@ _FOREIGN = re.compile(r"\.(foreign|nondistributable)\.")
 class _Descriptor(msgspec.Struct, rename="camel"):
     media_type: str
     digest: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     urls: list[str] | None = None
 
 
@@ -211,7 +211,7 @@ def read_manifest(raw: bytes, media_type: str | None) -> ParsedManifest:
         raise invalid_parameter("imageManifest", f"must have length less than or equal to {MAX_MANIFEST}")
     try:
         document = msgspec.json.decode(raw, type=_Document)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise _syntax() from error
     own = document.media_type or media_type
     if own is None or (media_type and own != media_type) or document.schema_version != 2:

@@ -7,6 +7,7 @@ from functools import partial
 
 from aiohttp import web
 
+from asyncpush.emulator.connections import header_text
 from asyncpush.emulator.errors import limit_exceeded, part_too_small, upload_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget
@@ -149,7 +150,7 @@ class Uploads:
 
     def _length(self, request: web.Request, repository: RepositoryState, upload: StagedUpload) -> int | None:
         """The announced number of bytes, if any; a Content-Range must be that of the next ones."""
-        asked, received = request.headers.get("Content-Range", ""), upload.record.received
+        asked, received = header_text(request, "Content-Range"), upload.record.received
         match = _RANGE.fullmatch(asked.strip())
         first, last = (int(match[1]), int(match[2])) if match else (received, -1)
         if is_refused(request) or first != received or (asked and last < first):
