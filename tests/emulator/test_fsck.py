@@ -87,6 +87,7 @@ def test_a_directory_that_is_whole_is_clean(data: Path) -> None:
         (lambda data: change_catalog(data, "DELETE FROM image WHERE rowid = 1"), f"needs {digest_of(MANIFEST)}, which"),
         (lambda data: change_catalog(data, "UPDATE tag SET digest = '0'"), "a row of tag refers to a row of image"),
         (lambda data: (data / "catalog.sqlite").write_bytes(b"x" * 4096), "is damaged, or no catalog"),
+        (lambda data: (data / "catalog.sqlite").write_bytes(b""), "is empty, and there is data that it should name"),
     ],
 )
 def test_every_damage_is_told(data: Path, damage: Callable[[Path], object], named: str) -> None:

@@ -362,6 +362,19 @@ async def test_a_catalog_that_is_none_is_refused_in_one_line(tmp_path: Path, con
     assert "\n" not in str(caught.value)
 
 
+async def test_an_emptied_catalog_is_refused_and_no_layer_is_lost(tmp_path: Path) -> None:
+    async with Emulator(tmp_path, fsync=False) as emulator:
+        await Ecr(emulator.endpoint_url).call("create_repository", repositoryName="app")
+        await Ecr(emulator.endpoint_url).push_layer("app", b"a layer")
+    (tmp_path / "catalog.sqlite").write_bytes(b"")
+    before = everything(tmp_path)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="is empty, and there is data that it should name"):
+            async with Emulator(tmp_path, fsync=False):
+                pass
+    assert everything(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [("PRAGMA user_version = 99", "has version 99"), ("PRAGMA application_id = 1", "is not this emulator's catalog")],

@@ -149,7 +149,7 @@ def request_key(name: str) -> str:
 
 
 def header_text(request: web.BaseRequest, name: str) -> str:
-    """A header's value, empty if there is none; what is not UTF-8 in it is replaced, so that an answer can repeat it."""
+    """A header's value, empty if there is none. An answer can repeat it: bytes that are not UTF-8 are replaced."""
     return request.headers.get(name, "").encode(errors="replace").decode()
 
 

@@ -84,8 +84,13 @@ class Catalog:
         self._level = ""
 
     @classmethod
-    def open(cls, path: Path, *, fsync: bool) -> Self:
+    def open(cls, path: Path, *, fsync: bool, new: bool) -> Self:
         """Open a catalog, or create one where the file is missing or empty.
+
+        Args:
+            path: the file.
+            fsync: see the class.
+            new: whether it may be empty: nothing lies beside it that it should name.
 
         Raises:
             CatalogError: the file is something else, damaged, or another version's.
@@ -94,7 +99,7 @@ class Catalog:
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             with _translated(path):
-                _prepare(connection, path)
+                _prepare(connection, path, new=new)
         except (OSError, CatalogError):
             connection.close()
             raise
@@ -199,7 +204,7 @@ def _translated(path: Path | None = None) -> Iterator[None]:
         raise CatalogError(f"{path or 'the catalog'} is damaged, or no catalog: {error}") from error
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, *, new: bool) -> None:
     # The directory has one owner: without a second process, the WAL's index is in memory and there is no -shm file.
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -209,6 +214,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         for query in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_schema")
     )
     if not version and not application and not tables:
+        if not new:
+            raise CatalogError(f"{path} is empty, and there is data that it should name")
         connection.executescript(_SCHEMA)
     elif application != _APPLICATION:
         raise CatalogError(f"{path} is not this emulator's catalog")

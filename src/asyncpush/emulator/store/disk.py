@@ -85,6 +85,10 @@ class DataDirectory:
         """The directory of the layouts."""
         return self.path / "repositories"
 
+    def holds_files(self) -> bool:
+        """Whether there are uploads or layouts, which a catalog names; blocks."""
+        return any(any((self.path / name).iterdir()) for name in _DIRECTORIES)
+
     def layout(self, registry: RegistryId, name: str) -> Path:
         """Where a repository's layout lies."""
         return self.repositories.joinpath(registry.path, *_components(name), LAYOUT)

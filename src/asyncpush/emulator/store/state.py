@@ -105,7 +105,9 @@ class Store:
         self._lock = self.directory.own(make=make)
         try:
             self.disk = Disk(self.disk.fsync, self.directory.settle(self._discard))
-            self.catalog = Catalog.open(self.directory.catalog, fsync=self.disk.fsync)
+            self.catalog = Catalog.open(
+                self.directory.catalog, fsync=self.disk.fsync, new=not self.directory.holds_files()
+            )
             try:
                 self._load()
             except BaseException:
