@@ -33,6 +33,9 @@ def read_small(path: Path, limit: int, *, seconds: float | None = None) -> bytes
     """
     # Without the flag, a named pipe without a writer would block here for ever; regular files ignore it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):  # fdopen would refuse it by its number, and leave it open
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         status = os.fstat(descriptor)
         mode = status.st_mode

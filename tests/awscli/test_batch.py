@@ -80,7 +80,7 @@ def test_each_input_has_a_line_in_the_inputs_order(
 def test_a_failure_stops_nothing_and_a_layer_that_is_there_is_none(server: Server, tmp_path: Path) -> None:
     good, again, other = completes(server.url, "batch/mixed", 3)
     twin = upload(judge(server.url), "batch/mixed", b"layer 0 of batch/mixed")
-    file = tmp_path / "inputs"
+    file, deep = tmp_path / "inputs", '{"layerDigests": ' + "[" * 5000
     file.write_text(
         f"{json.dumps(good)}\n"
         f"{json.dumps({**good, 'uploadId': UNKNOWN})}\n"
@@ -89,20 +89,22 @@ def test_a_failure_stops_nothing_and_a_layer_that_is_there_is_none(server: Serve
         f"{json.dumps({'repositoryName': 'batch/mixed'})}\n"
         f"{json.dumps({**good, 'uploadId': 'bad'})}\n"
         "[]\n"
+        f"{deep}\n"
+        f"{json.dumps({**good, chr(0xD800): 1})}\n"
         f"{json.dumps(other)}"
     )
 
     done = run_here("ecr", "complete-layer-upload", "--batch", file, **server.environment)
     present = run_batch(server, json_lines([{**good, "uploadId": twin}]), tmp_path, "complete-layer-upload")
 
-    assert [each["outcome"] for each in lines(done)] == ["done", *["failed"] * 5, "done"]
+    assert [each["outcome"] for each in lines(done)] == ["done", *["failed"] * 7, "done"]
     assert done.status == 1
-    errors = [each["error"] for each in lines(done)[1:6]]
+    errors = [each["error"] for each in lines(done)[1:8]]
     assert errors[0]["code"] == "UploadNotFoundException"
     assert errors[0]["message"].startswith(
         "An error occurred (UploadNotFoundException) when calling the CompleteLayerUpload operation: "
     )
-    wanted = ("Invalid JSON", 'input: "uploadId"', "--upload-id: 'bad'", "expecting map")
+    wanted = ("Invalid JSON", 'input: "uploadId"', "--upload-id: 'bad'", "expecting map", "Invalid JSON", "\ud800")
     assert all(words in error["message"] for words, error in zip(wanted, errors[1:], strict=True))
     assert again["uploadId"]  # was left alone
     assert present.status == 0
@@ -313,6 +315,10 @@ def test_a_layer_file_goes_into_its_upload_whole(server: Server, tmp_path: Path)
         ("--layer-file / ", "is not a regular file"),
         ("--layer-file /dev/null --part-first-byte 0", "--layer-file can't be combined with"),
         (f"--layer-file {__file__} --part-size 99999999", "--part-size: 99999999 bytes"),
+        (
+            f"--layer-file {__file__} --part-size 99",
+            "--part-size: 99 bytes; for this file, ECR accepts 5242880 to 20971520",
+        ),
         (f"--layer-file {__file__} --generate-cli-skeleton output", "can't be combined with a skeleton"),
     ],
 )

@@ -193,6 +193,8 @@ def test_a_bare_digest_in_a_file_is_one_digest(app: Server, tmp_path: Path) -> N
 
     assert ecr(app, f"{check} --layer-digests file://{file}").out == "AVAILABLE\n"
     assert ecr(app, f"{check} --layer-digests {LAYER} file://{file}").out == "UNAVAILABLE\tAVAILABLE\n"
+    file.write_text(json.dumps([digest(LAYER_BYTES)]))
+    assert ecr(app, f"{check} --layer-digests fileb://{file}").out == "AVAILABLE\n"
 
 
 @pytest.mark.parametrize(

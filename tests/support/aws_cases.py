@@ -141,6 +141,7 @@ CASES = (
     # Abbreviations, in which asyncpush's own options take no part.
     Case("ecr upload-layer-part --repo cases/app --upl {abbreviated} --part-f 0 --part-l 1199 "
          "--layer fileb://{files}/part"),
+    Case(f"{IMAGES} --max-items 0 --query imageDetails[].imageDigest"),
     Case(f"{IMAGES} --max-i 1 --query imageDetails[].imageDigest"),
     Case(f"{IMAGES} --max 1", 252, "the usage names asyncpush"),
     Case(f"{PART} --part 1", 252, "the usage names asyncpush"),
@@ -155,6 +156,8 @@ CASES = (
     Case(f"{FROM_JSON} []", 252, "version 1 crashes"),
     Case(f"{FROM_JSON} {{{{", 252, "version 1 adds the decoder's message"),
     Case(f"{FROM_JSON} file://{{files}}/none", 252, "worded otherwise"),
+    Case(f"{FROM_JSON} file:///", 252),
+    Case(f"{FROM_JSON} {'[' * 5000}", 252, "version 1 crashes"),
     Case("ecr complete-layer-upload --generate-cli-skeleton"),
     Case("ecr complete-layer-upload --generate-cli-skeleton input --output text"),
     Case("ecr put-image --generate-cli-skeleton"),
@@ -208,6 +211,7 @@ CASES = (
     Case(f"{CHECK} {OLD}", 253, environment={"AWS_DEFAULT_REGION": "", "AWS_REGION": ""}),
     Case(f"{CHECK} {OLD}", 253, environment={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}),
     Case(f"{CHECK} {OLD} --profile nobody", 255),
+    Case(f"{CHECK} {OLD} --cli-read-timeout -1", 255),
     Case([*f"{CHECK} {OLD} --profile".split(), ""]),
     Case(f"{CHECK} {OLD} --endpoint-url http://", 255, "worded"),
     Case(f"{CHECK} {OLD} --endpoint-url https://127.0.0.1:1 --ca-bundle {{files}}/none", 255, "worded"),

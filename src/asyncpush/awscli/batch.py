@@ -144,7 +144,8 @@ class Batch:
             if isinstance(error, CREDENTIALS_LOST):
                 self.lost = self.lost or error
         self.tally.outcomes[outcome] += 1
-        return json.dumps({"input": item.number, "outcome": outcome, **result}, ensure_ascii=False) + "\n"
+        line = json.dumps({"input": item.number, "outcome": outcome, **result}, ensure_ascii=False) + "\n"
+        return line.encode(errors="backslashreplace").decode()  # half a surrogate pair of an input has no UTF-8
 
     def _prepare(self, members: Members) -> Input:
         found = decoded(self._operation, members, self._configuration.binary_format, files=True)

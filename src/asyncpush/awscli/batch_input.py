@@ -70,7 +70,7 @@ class BatchInput:
             yield from self._form.feed(block)
             if self._ended:
                 yield from self._form.close()
-        except (ValueError, CommandError) as error:
+        except (ValueError, RecursionError, CommandError) as error:
             # It is unknown where the next input begins.
             self._ended = True
             yield CommandError(f"The batch can't be read any further: {error}")
@@ -116,7 +116,7 @@ class _Lines:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield CommandError(f"Invalid JSON received: {error}")
 
 

@@ -87,7 +87,15 @@ def aws_configuration(options: Globals) -> AwsConfiguration:
 
 
 def transport(options: Globals, retry_mode: str | None) -> Transport:
-    """How requests are sent; *retry_mode* is None where asyncpush retries itself."""
+    """How requests are sent; *retry_mode* is None where asyncpush retries itself.
+
+    Raises:
+        CommandError: a timeout is negative.
+    """
+    for name, seconds in (("connect", options.connect_timeout), ("read", options.read_timeout)):
+        if seconds < 0:
+            reason = "but the timeout cannot be set to a value less than or equal to 0."
+            raise CommandError(f"Attempted to set {name} timeout to {seconds}, {reason}", OTHER)
     return Transport(
         verify=False if not options.verify_ssl else options.ca_bundle,
         signed=options.sign_request,

@@ -70,7 +70,7 @@ def validate(operation: Operation, members: Members) -> None:
 def _from_json(text: str) -> Members:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParameterError("cli-input-json", "Invalid JSON received.") from error
     return _a_map("--cli-input-json", value)
 
@@ -80,7 +80,7 @@ def _from_yaml(text: str) -> Members:
 
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ParameterError("--cli-input-yaml", f"Invalid YAML received: {error}") from error
     return _a_map("--cli-input-yaml", value)
 

@@ -27,7 +27,7 @@ from asyncpush.errors import DigestMismatchError, InvalidLayerPartError, SourceE
 from asyncpush.events import ignore
 from asyncpush.model import Digest, Upload
 from asyncpush.protocols import BlobReader, Part, RandomAccess
-from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS
+from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE
 from asyncpush.sources.blobs import FileContent, find_file
 
 _MAX_ATTEMPTS = 6
@@ -82,10 +82,12 @@ def part_size(command: Command, size: int) -> int:
     """The size of a part: as given, or ECR's default; larger if *size* would need too many parts.
 
     Raises:
-        CommandError: the given size makes too many parts, or is more than ECR accepts.
+        CommandError: the given size makes too many parts, or parts of a size that ECR does not accept.
     """
     least = -(-size // MAX_PARTS[command.operation.service])
     size_of_part = command.extras.part_size or max(DEFAULT_PART_SIZE, least)
+    if size_of_part < size:  # only the last part may be shorter
+        least = max(least, MIN_PART_SIZE)
     if not least <= size_of_part <= MAX_PART_SIZE:
         raise CommandError(f"--part-size: {size_of_part} bytes; for this file, ECR accepts {least} to {MAX_PART_SIZE}")
     return size_of_part

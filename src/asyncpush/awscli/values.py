@@ -123,16 +123,12 @@ def _list(option: Option, words: list[str]) -> Json:
 
     The aws CLI splits such lines into characters, and uses the names of files among other words literally.
     """
-    if len(words) == 1:
-        text = read_file(option.name, words[0])
-        only = words[0] if text is None else text
-        if isinstance(only, str) and only.lstrip().startswith("["):
-            return _json(option.name, only)
+    texts = [read_file(option.name, word) for word in words]
+    decoded = [text.decode(errors="replace") if isinstance(text, bytes) else text for text in texts]
+    if len(words) == 1 and (only := words[0] if decoded[0] is None else decoded[0]).lstrip().startswith("["):
+        return _json(option.name, only)
     elements: list[str] = []
-    for word in words:
-        text = read_file(option.name, word)
-        if isinstance(text, bytes):
-            text = text.decode(errors="replace")
+    for word, text in zip(words, decoded, strict=True):
         elements += [word] if text is None else [line.strip() for line in text.splitlines() if line.strip()]
     return [_one(option.name, option.shape.member, element) for element in elements]
 
@@ -162,7 +158,7 @@ def _shorthand_file(option: str, word: str) -> Json:
 def _json(option: str, text: str) -> Json:
     try:
         value: Json = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ParameterError(option, f"Invalid JSON: {error}\nJSON received: {text[:1000]}") from error
     return value
 

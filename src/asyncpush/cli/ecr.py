@@ -63,6 +63,8 @@ def _run(command: Command) -> int:
     query = Query(command.options.query)
     check_combination(command)
     aws_configuration(command.options)
+    if int(command.page_words.get("MaxItems", 1)) <= 0:
+        say("warning: Non-positive values for --max-items may result in undefined behavior.")
     configuration = read_configuration(command.options)
     if extras.skeleton == "input":
         write_as_it_is(input_skeleton(command.operation), needed=True)
