@@ -20,6 +20,7 @@ from anyio import to_thread
 
 from asyncpush.cli.main import run_app
 from asyncpush.doctor.findings import Check, Finding, run_checks
+from asyncpush.doctor.machine import check_proxies
 from asyncpush.doctor.run import Subject, examine
 from asyncpush.emulator import Emulator, FaultConfig, Quirks
 from asyncpush.emulator.faults import parse_fault
@@ -264,15 +265,16 @@ async def test_an_endpoint_that_hangs_hides_no_other_check(monkeypatch: pytest.M
     assert [found[name].status for name in ("credentials", "region", "TMPDIR", "host")] == ["ok"] * 4
 
 
-async def test_a_call_that_hangs_leaves_the_others(emulator: Emulator, ecr: Any) -> None:
+async def test_a_call_that_hangs_or_lacks_its_key_leaves_the_others(emulator: Emulator, ecr: Any) -> None:
     async with relay_to(emulator.endpoint_url) as relay:
         relay.plan("PutImage", *[hang] * 9)
+        relay.plan("InitiateLayerUpload", *[refused("KmsException", kmsError="AccessDeniedException")] * 9)
         subject = Subject.of_registry("push", aws(relay.url), parse_destination("team/app"))
         sections = await examine(subject, limit=2.0)
 
     found = {finding.name: finding.status for section in sections for finding in section.findings}
-    assert {name for name, status in found.items() if status != "ok"} == {"ecr:PutImage"}
-    assert found["ecr:PutImage"] == "unknown"
+    others = {name: status for name, status in found.items() if status != "ok"}
+    assert others == {"ecr:PutImage": "unknown", "ecr:InitiateLayerUpload": "problem"}
 
 
 async def test_a_check_that_crashes_or_hangs_is_a_finding() -> None:
@@ -308,6 +310,15 @@ async def test_a_proxy_that_refuses_is_named_without_its_password() -> None:
     assert "pass-word" not in ran.out + ran.err
     hosts = re.findall(r"^ok       host: (\S+):443 .* goes through the proxy$", ran.out, flags=re.MULTILINE)
     assert hosts == ["api.ecr.cn-north-1.amazonaws.com.cn", "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"]
+
+
+@pytest.mark.parametrize("address", ["http://proxy:99999", "http://[::1"])
+async def test_a_proxy_that_is_not_an_address_is_named(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+
+    [found] = await check_proxies()
+
+    assert (found.status, found.text) == ("problem", "HTTPS_PROXY is not an address")
 
 
 async def test_v2_is_a_problem_only_where_the_transport_needs_it(emulator: Emulator, ecr: Any) -> None:

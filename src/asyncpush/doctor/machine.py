@@ -54,10 +54,13 @@ class Host:
     @classmethod
     def of(cls, url: str, purpose: str, *, is_required: bool = True) -> Host | None:
         """The host of a URL; None if it is none."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (80 if parts.scheme == "http" else 443)
+        except ValueError:
+            return None
         if not parts.hostname:
             return None
-        port = parts.port or (80 if parts.scheme == "http" else 443)
         return cls(parts.hostname, port, purpose, is_required, parts.scheme)
 
     def __str__(self) -> str:

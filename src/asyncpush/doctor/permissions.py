@@ -32,6 +32,9 @@ _PUBLIC: frozenset[Service] = frozenset({"ecr-public"})
 #: The codes of a request that IAM refuses.
 DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation"})
 
+#: The code of a repository whose key can't be used: no layer can be pushed there, whatever is allowed.
+_NO_KEY = "KmsException"
+
 #: Why IAM refuses, in its message.
 _BECAUSE = re.compile(r"because (.+?)\.?$")
 
@@ -258,6 +261,8 @@ def judge(
     allowed = permission.probe.allowed if permission.probe else frozenset[str]()
     if error is None or (isinstance(error, ServiceError) and error.code in allowed):
         return Finding(name, "ok", f"allowed{where}")
+    if isinstance(error, ServiceError) and error.code == _NO_KEY:
+        return Finding(name, "problem", f"the key{where} can't be used: {error.message}", error.hint)
     if not isinstance(error, ServiceError) or error.code not in DENIED:
         return Finding(name, "unknown", f"ECR's answer does not tell: {error.message}", error.hint)
     reason = _BECAUSE.search(error.message)
