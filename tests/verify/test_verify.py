@@ -34,7 +34,7 @@ from asyncpush.verify import (
     verify_all,
     verify_image,
 )
-from support.aws import REGION, aws, judge
+from support.aws import REGION, aws, call_new, judge
 from support.commands import Server, run_here
 from support.events import Events
 from support.images import FOREIGN_LAYER, A, B, C, DockerSave, Layout, at, digest, layer_tar
@@ -649,6 +649,12 @@ def test_the_command_says_what_is_whole_and_names_what_is_not(server: Server, tm
     assert document["images"][3]["bytes"] == size
     assert document["images"][2]["problems"][0]["kind"] == "unexpected"
     assert ran.status == 1
+
+    image = {"repositoryName": "verified/app", "imageId": {"imageTag": "1"}}
+    call_new(server.url, "UpdateImageStorageClass", **image, targetStorageClass="ARCHIVE")
+    ran = run_here("verify", "verified/app:1", "--progress", "none", **server.environment)
+    assert "verified/app:1: tag 1 is archived (ImageInaccessible: " in ran.err
+    assert "verified/app:1: restore it first: aws ecr update-image-storage-class" in ran.err
 
 
 @pytest.mark.parametrize("words", [(), ("team/app:!",), (f"team/app@{DIGEST[:-1]}",), ("public.ecr.aws/team/app",)])

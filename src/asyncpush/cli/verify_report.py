@@ -261,9 +261,11 @@ def _advice(result: Verification) -> str:
             "ECR keeps a layer beyond its image, and takes it only once: push from a good source into another"
             " repository, or into this one once it is deleted (aws ecr delete-repository --force) and made again"
         )
+    kinds = {problem.kind for problem in problems}
+    if "archived" in kinds:
+        return "restore it first: aws ecr update-image-storage-class --target-storage-class STANDARD"
     if result.digest is None:
         return "push it again, or run the migration again"
-    kinds = {problem.kind for problem in problems}
     if kinds == {"unexpected"}:
         return "push the image that is expected (an immutable tag must be deleted first), or correct what is expected"
     if kinds == {"unreadable"}:

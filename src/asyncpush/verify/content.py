@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from anyio import to_thread
 
@@ -18,6 +19,9 @@ from asyncpush.settings import MAX_INDEX_DEPTH
 from asyncpush.verify.diff_ids import compare
 from asyncpush.verify.reading import ReadBlobs
 from asyncpush.verify.results import Problem, Verification, VerificationTarget
+
+#: The code of an image that nobody can pull until it is restored.
+_ARCHIVED = "ImageInaccessible"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +217,8 @@ def _judge(reference: str | Digest, answer: StoredManifest | NotHeld) -> _Node:
     subject = "manifest" if isinstance(reference, Digest) else f"tag {reference}"
     digest = reference if isinstance(reference, Digest) else None
     if isinstance(answer, NotHeld):
-        return _Node(problem=Problem("missing", subject, digest, f"is missing ({_reason(answer)})"))
+        kind: Literal["archived", "missing"] = "archived" if answer.code == _ARCHIVED else "missing"
+        return _Node(problem=Problem(kind, subject, digest, f"is {kind} ({_reason(answer)})"))
     if (actual := Digest.of(answer.raw)) != answer.digest:
         problem = Problem("damaged", "manifest", answer.digest, f"is damaged: its bytes have the digest {actual}")
         return _Node(answer.digest, len(answer.raw), problem=problem)

@@ -20,15 +20,15 @@ class Problem:
     """A problem of an image.
 
     Attributes:
-        kind: ``missing``; ``damaged``: the bytes do not match the digest; ``unreadable``: ECR does not return it;
-            ``unexpected``: the tag names another image.
+        kind: ``missing``; ``archived``: ECR has it where nobody can pull it; ``damaged``: the bytes do not match the
+            digest; ``unreadable``: ECR does not return it; ``unexpected``: the tag names another image.
         subject: ``manifest``, ``config`` or ``layer``, or the tag.
         digest: its expected digest; None for a tag that names nothing.
         detail: the problem, as text that follows subject and digest.
         stays: whether deleting the image does not help, since ECR keeps the blob and a push does not send it again.
     """
 
-    kind: Literal["missing", "damaged", "unreadable", "unexpected"]
+    kind: Literal["missing", "archived", "damaged", "unreadable", "unexpected"]
     subject: str
     digest: Digest | None
     detail: str
