@@ -21,12 +21,12 @@ from asyncpush import Platform, Registry, RetryPolicy, Settings, SourceError
 from asyncpush.emulator import Emulator, FaultConfig
 from asyncpush.emulator.faults import parse_fault
 from asyncpush.engine.ordering import PipelineEstimator
-from asyncpush.errors import DigestMismatchError, RepositoryNotFoundError, TagImmutableError
+from asyncpush.errors import DigestMismatchError, RegistryError, RepositoryNotFoundError, TagImmutableError
 from asyncpush.events import Event, ImagePlanned, LayerDone, Notice, PartSent
 from asyncpush.progress.meter import Meter
 from asyncpush.reference import parse_destination
 from asyncpush.settings import TransportChoice
-from support.aws import REGION, aws, judge
+from support.aws import REGION, aws, call_new, judge
 from support.events import Events
 from support.images import DockerSave, Layout, at, digest, layer_tar
 from support.relay import NO_WAITS, deleting, passed, refused, relay_to
@@ -64,6 +64,23 @@ async def test_the_manifest_that_was_read_is_the_manifest_that_is_put(
     assert stored["imageManifest"].encode() == layout.files[f"blobs/sha256/{str(image['digest'])[7:]}"]
     assert str(result.digest) == image["digest"] == stored["imageId"]["imageDigest"]
     assert (result.outcome, result.layers_sent) == ("pushed", 3)
+
+
+async def test_an_image_that_ecr_has_archived_is_not_called_present(
+    emulator: Emulator, registry: Registry, tmp_path: Path
+) -> None:
+    layout = Layout()
+    folder = layout.tag(layout.image(layer_tar("base")), "1.0").write(tmp_path / "app")
+    await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+    image = {"repositoryName": "team/app", "imageId": {"imageTag": "1.0"}}
+    move = partial(call_new, emulator.endpoint_url, "UpdateImageStorageClass", **image)
+    await to_thread.run_sync(partial(move, targetStorageClass="ARCHIVE"))
+
+    with pytest.raises(RegistryError, match=r"team/app:1\.0 is archived"):
+        await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
+
+    await to_thread.run_sync(partial(move, targetStorageClass="STANDARD"))
+    assert (await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")).outcome == "present"
 
 
 async def test_a_second_push_asks_one_question_and_sends_nothing(

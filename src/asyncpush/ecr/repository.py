@@ -30,6 +30,9 @@ from asyncpush.single_flight import CachedResult
 #: Requests of DescribeImages that are sent to ECR Public at once.
 _MAX_DESCRIBE_REQUESTS = 16
 
+#: The failure code of an image that nobody can pull until it is restored.
+_ARCHIVED = "ImageInaccessible"
+
 
 class EcrRepository:
     """A repository in ECR or ECR Public (a ``Repository``).
@@ -51,6 +54,7 @@ class EcrRepository:
         self._pull_host = pull_host
         self._v2 = v2
         self._mutability = CachedResult(self._describe_mutability)
+        self._archived: set[str] = set()  # tags and digests
 
     @property
     def name(self) -> str:
@@ -231,6 +235,9 @@ class EcrRepository:
         answer = await self._call("BatchGetImage", imageIds=ids, acceptedMediaTypes=list(ACCEPTED_TYPES))
         with self._api.parsing("BatchGetImage"):
             self._note_account(answer.get("images", ()))
+            for failure in answer.get("failures", ()):
+                if failure.get("failureCode") == _ARCHIVED:
+                    self._archived.update(failure.get("imageId", {}).values())
             return [_stored_image(image) for image in answer.get("images", ())]
 
     async def _describe_images(self, ids: list[dict[str, str]]) -> Iterable[StoredImage]:
@@ -281,6 +288,10 @@ class EcrRepository:
     ) -> Literal["pushed", "present"]:
         """The outcome of a refused PutImage if the repository has the image in spite of that; raises otherwise."""
         if error.code == "ImageAlreadyExistsException":
+            if self._archived & {tag, str(manifest.digest)}:
+                name = f"{self._name}:{tag}" if tag else f"{self._name}@{manifest.digest}"
+                hint = "restore it: aws ecr update-image-storage-class --target-storage-class STANDARD"
+                raise ServiceError("PutImage", _ARCHIVED, f"{name} is archived, so nobody can pull it", hint=hint)
             # After a lost reply, it was this client that put the image.
             return "pushed" if is_reply_lost else "present"
         if error.code == "ImageTagAlreadyExistsException" and tag:
