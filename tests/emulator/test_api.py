@@ -212,6 +212,24 @@ async def test_a_repository_keeps_the_settings_that_it_was_created_with(ecr: Ecr
     assert refusal.code == "TooManyTagsException"
 
 
+async def test_exclusions_need_a_mutability_with_exclusions_and_it_them(ecr: Ecr) -> None:
+    """ECR's words for the missing ones are those that aws/aws-cdk#35246 quotes."""
+    await ecr.call("create_repository", repositoryName="app")
+    filters = {"imageTagMutabilityExclusionFilters": [{"filterType": "WILDCARD", "filter": "dev-*"}]}
+    without, needless = {"imageTagMutability": "IMMUTABLE_WITH_EXCLUSION"}, {"imageTagMutability": "MUTABLE", **filters}
+    for operation, members in (
+        ("create_repository", {"repositoryName": "new"}),
+        ("put_image_tag_mutability", {"repositoryName": "app"}),
+        ("create_repository_creation_template", {"prefix": "new", "appliedFor": ["REPLICATION"]}),
+    ):
+        assert (await ecr.refused(operation, **members, **without)).message == (
+            "Invalid parameter at 'imageTagMutabilityExclusionFilters' failed to satisfy constraint: "
+            "'ImageTagMutabilityExclusionFilters can't be null when imageTagMutability is set as "
+            "IMMUTABLE_WITH_EXCLUSION'"
+        )
+        assert (await ecr.refused(operation, **members, **needless)).code == "InvalidParameterException"
+
+
 async def test_a_name_is_created_once_however_many_ask(ecr: Ecr) -> None:
     outcomes: list[str] = []
 
@@ -247,6 +265,8 @@ async def test_one_missing_repository_fails_the_description_of_all(ecr: Ecr) -> 
     await ecr.call("create_repository", repositoryName="app")
     refusal = await ecr.refused("describe_repositories", repositoryNames=["app", "absent"])
     assert refusal.code == "RepositoryNotFoundException"
+    refusal = await ecr.refused("describe_repositories", repositoryNames=["app"], maxResults=1)
+    assert refusal.code == "InvalidParameterException"
 
 
 async def test_a_repository_with_images_is_deleted_by_force_only(ecr: Ecr) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.repositories import listed, tagged
+from asyncpush.emulator.api.repositories import exclusions, listed, tagged
 from asyncpush.emulator.api.requests import Document, GetAuthorizationToken, OperationInput, paginate
 from asyncpush.emulator.auth.tokens import Tokens
 from asyncpush.emulator.errors import AwsError, template_exists, template_not_found
@@ -85,7 +85,7 @@ class RegistriesApi:
             applied_for=request.applied_for,
             description=request.description,
             mutability=request.image_tag_mutability,
-            exclusion_filters=request.image_tag_mutability_exclusion_filters,
+            exclusion_filters=exclusions(request.image_tag_mutability, request.image_tag_mutability_exclusion_filters),
             encryption=request.encryption_configuration,
             tags=tagged({}, request.resource_tags),
             policy=request.repository_policy,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from asyncpush.emulator.api import requests
-from asyncpush.emulator.api.requests import Document, RepositoryRequest, ResourceTag, paginate
+from asyncpush.emulator.api.requests import Document, Filters, RepositoryRequest, ResourceTag, paginate
 from asyncpush.emulator.errors import AwsError, invalid_parameter, limit_exceeded, policy_not_found
 from asyncpush.emulator.limits import Limits
 from asyncpush.emulator.registry import RequestTarget, repository_of_arn
@@ -33,7 +33,9 @@ class RepositoriesApi:
             name=request.repository_name,
             created_at=now(),
             mutability=request.image_tag_mutability,
-            exclusion_filters=request.image_tag_mutability_exclusion_filters or (),
+            exclusion_filters=exclusions(
+                request.image_tag_mutability, request.image_tag_mutability_exclusion_filters or ()
+            ),
             scan_on_push=request.image_scanning_configuration.scan_on_push,
             encryption=request.encryption_configuration,
             tags=tagged({}, request.tags or ()),
@@ -45,6 +47,8 @@ class RepositoriesApi:
     async def describe(self, request: requests.DescribeRepositories, target: RequestTarget) -> Document:
         """DescribeRepositories: the named ones, or all page by page."""
         if request.repository_names is not None:
+            if request.next_token or request.max_results:
+                raise invalid_parameter("maxResults", "must not be given with repositoryNames")
             named = [self._store.repository(target, name) for name in request.repository_names]
             return {"repositories": [self._describe(repository, target) for repository in named]}
         everything = list(self._store.repositories_of(target.registry).values())
@@ -87,7 +91,8 @@ class PoliciesApi:
 
     async def put_mutability(self, request: requests.PutImageTagMutability, target: RequestTarget) -> Document:
         """PutImageTagMutability."""
-        mutability, filters = request.image_tag_mutability, request.image_tag_mutability_exclusion_filters or ()
+        mutability = request.image_tag_mutability
+        filters = exclusions(mutability, request.image_tag_mutability_exclusion_filters or ())
         await self._change(request, target, mutability=mutability, exclusion_filters=filters)
         answer = {**_named(request, target), "imageTagMutability": mutability}
         return {**answer, "imageTagMutabilityExclusionFilters": filters} if filters else answer
@@ -185,6 +190,21 @@ class PoliciesApi:
     async def _save(self, repository: RepositoryState, **settings: object) -> None:
         record = msgspec.structs.replace(repository.record, **settings)
         await self._store.in_thread(repository.change, record)
+
+
+def exclusions(mutability: str, filters: Filters) -> Filters:
+    """The exclusion filters of a tag mutability, which has some exactly if it is one with exclusions.
+
+    Raises:
+        AwsError: InvalidParameterException.
+    """
+    if bool(filters) != mutability.endswith("_WITH_EXCLUSION"):
+        verb = "must" if filters else "can't"
+        raise invalid_parameter(
+            "imageTagMutabilityExclusionFilters",
+            f"ImageTagMutabilityExclusionFilters {verb} be null when imageTagMutability is set as {mutability}",
+        )
+    return filters
 
 
 def _named(request: RepositoryRequest, target: RequestTarget) -> dict[str, object]:

@@ -245,6 +245,7 @@ class ListImageReferrers(RepositoryRequest, frozen=True, kw_only=True):
     max_results: int | None = None
 
 
+#: The exclusion filters of a tag mutability.
 Filters = tuple[ExclusionFilter, ...]
 
 
