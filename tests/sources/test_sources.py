@@ -170,7 +170,7 @@ async def test_a_file_that_is_missing_empty_or_special_is_no_layer(tmp_path):
 
     for name, message in (
         ("nope", "does not exist"),
-        ("empty", "is empty"),
+        ("empty", "has 0 bytes"),
         ("pipe", "regular file"),
         (".", "regular file"),
     ):

@@ -94,7 +94,7 @@ class PlainResult(msgspec.Struct, frozen=True, kw_only=True):
     goal: tuple[str, str | None]
     source: str
     reference: str
-    address: str
+    registry: str
     pull_name: str | None
     repository: str
     tag: str | None
@@ -222,9 +222,14 @@ _COUNTS = (
 class RemoteRepository:
     """A repository that only workers have a connection to."""
 
-    address: str
+    registry: str
     name: str
     pull_name: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Its unique address."""
+        return f"{self.registry}/{self.name}"
 
 
 def plain_result(result: CopyResult) -> PlainResult:
@@ -238,7 +243,7 @@ def plain_result(result: CopyResult) -> PlainResult:
         goal=(copy.goal.repository, copy.goal.tag),
         source=copy.source,
         reference=copy.reference,
-        address=copy.repository.address,
+        registry=copy.repository.registry,
         pull_name=copy.repository.pull_name,
         repository=copy.repository.name,
         tag=copy.tag,
@@ -297,7 +302,7 @@ class Results:
             goal,
             plain.source,
             plain.reference,
-            cast("Repository", RemoteRepository(plain.address, plain.repository, plain.pull_name)),
+            cast("Repository", RemoteRepository(plain.registry, plain.repository, plain.pull_name)),
             plain.tag,
             plain.destination,
             plain.is_placeholder,
@@ -327,7 +332,7 @@ class Results:
             for goal in entry.goals:
                 tag = goal.tag or (None if (entry.reference or "").startswith("sha256:") else entry.reference)
                 name = f"{goal.repository}:{tag}" if tag else goal.repository
-                repository = cast("Repository", RemoteRepository(goal.repository, goal.repository))
+                repository = cast("Repository", RemoteRepository(goal.target.name, goal.repository))
                 reference, is_placeholder = entry.reference or "", not entry.reference
                 copy = Copy(entry, goal, entry.location, reference, repository, tag, name, is_placeholder)
                 results.append(CopyResult(copy=copy, outcome="failed", error=error))

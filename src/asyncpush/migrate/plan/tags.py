@@ -22,7 +22,7 @@ from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
 from asyncpush import open_files
-from asyncpush.errors import AsyncpushError, UsageError
+from asyncpush.errors import AsyncpushError, UsageError, only_cause
 from asyncpush.migrate.plan.versions import Version, VersionRange, version_order
 from asyncpush.reference import is_tag, subject_of
 
@@ -351,13 +351,16 @@ async def _found(patterns: Sequence[str], tags: Sequence[str], source: str) -> d
     asked = json.dumps([patterns, tags]).encode()
     shown = ", ".join(repr(pattern[:100]) for pattern in patterns[:3])
     try:
-        async with limiter:
-            # In its own session, Ctrl-C does not reach it; it ends with the task that waits for it.
-            done = await anyio.run_process(
-                command, input=asked, stderr=subprocess.DEVNULL, check=False, start_new_session=True
-            )
+        with only_cause():
+            async with limiter:
+                # In its own session, Ctrl-C does not reach it; it ends with the task that waits for it.
+                done = await anyio.run_process(
+                    command, input=asked, stderr=subprocess.DEVNULL, check=False, start_new_session=True
+                )
     except OSError as error:
         raise _unmatched(shown, source, open_files.reason(error)) from error
+    except anyio.BrokenResourceError as error:
+        raise _unmatched(shown, source, "it ended before it had read them") from error
     if done.returncode == -signal.SIGALRM:
         raise UsageError(
             f"a regular expression takes more than {MATCH_TIMEOUT} seconds for the tags of {source}: {shown}",
