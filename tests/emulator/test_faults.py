@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 
 from asyncpush.emulator import Emulator, FaultConfig
 from asyncpush.emulator.faults import Fault, HitCount, Throttle, parse_fault, parse_throttle
-from asyncpush.emulator.faults.operations import OPERATIONS
+from asyncpush.emulator.faults.operations import OPERATIONS, Call, with_members
 from support.emulator_client import Ecr, digest_of, image_manifest, index_manifest, part
 
 TARGETS = ("AmazonEC2ContainerRegistry_V20150921", "SpencerFrontendService")
@@ -112,6 +112,11 @@ async def test_requests_are_counted_among_those_that_a_rule_selects(ecr: Ecr, em
     for name, expected in calls:
         assert await code(ecr) == "."
         assert await code(ecr, "initiate_layer_upload", repositoryName=name) == expected
+
+
+def test_a_body_of_deep_nesting_is_left_to_the_operation() -> None:
+    call = Call("PutImage", "AmazonEC2ContainerRegistry_V20150921")
+    assert with_members(call, bytearray(b'{"deep":' + b"[" * 100_000)) == call
 
 
 async def test_a_repository_is_found_in_long_bodies_and_in_paths(
