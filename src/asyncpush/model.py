@@ -271,6 +271,10 @@ class RepositoryInfo:
     kms_key: str | None = None
 
 
+#: BatchGetImage's failure code for an image that is archived: nobody can pull it until it is restored.
+ARCHIVED = "ImageInaccessible"
+
+
 @dataclass(frozen=True, slots=True)
 class ArchivedImage:
     """An image in ECR's archive.

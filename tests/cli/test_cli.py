@@ -642,8 +642,10 @@ def in_terminal(
 
 @pytest.mark.parametrize("size", [(80, 24), (30, 8)])
 def test_bars_leave_the_cursor_visible(server: Server, tmp_path: Path, size: tuple[int, int]) -> None:
-    source = layout(tmp_path / "app", *(f"layer {number}" for number in range(12)))
-    status, drawn = in_terminal(server, size, "push", source, f"cli/bars{size[0]}:1", "--create-repository")
+    source = layout(tmp_path / "app", *(os.urandom(20_000).hex() for _ in range(12)), size=40_000)
+    # Slow enough for bars, however fast the machine is.
+    slow = ("--create-repository", "--bandwidth", "800KB/s")
+    status, drawn = in_terminal(server, size, "push", source, f"cli/bars{size[0]}:1", *slow)
     assert status == 0
     assert "pushed" in drawn
     assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")

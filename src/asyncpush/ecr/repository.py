@@ -22,16 +22,13 @@ from asyncpush.errors import (
     UploadNotFoundError,
 )
 from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
-from asyncpush.model import Digest, TagMutability, Upload
+from asyncpush.model import ARCHIVED, Digest, TagMutability, Upload
 from asyncpush.protocols import Part, RandomAccess, StoredImage
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE
 from asyncpush.single_flight import CachedResult
 
 #: Requests of DescribeImages that are sent to ECR Public at once.
 _MAX_DESCRIBE_REQUESTS = 16
-
-#: The failure code of an image that nobody can pull until it is restored.
-_ARCHIVED = "ImageInaccessible"
 
 
 class EcrRepository:
@@ -236,7 +233,7 @@ class EcrRepository:
         with self._api.parsing("BatchGetImage"):
             self._note_account(answer.get("images", ()))
             for failure in answer.get("failures", ()):
-                if failure.get("failureCode") == _ARCHIVED:
+                if failure.get("failureCode") == ARCHIVED:
                     self._archived.update(failure.get("imageId", {}).values())
             return [_stored_image(image) for image in answer.get("images", ())]
 
@@ -291,7 +288,7 @@ class EcrRepository:
             if self._archived & {tag, str(manifest.digest)}:
                 name = f"{self._name}:{tag}" if tag else f"{self._name}@{manifest.digest}"
                 hint = "restore it: aws ecr update-image-storage-class --target-storage-class STANDARD"
-                raise ServiceError("PutImage", _ARCHIVED, f"{name} is archived, so nobody can pull it", hint=hint)
+                raise ServiceError("PutImage", ARCHIVED, f"{name} is archived, so nobody can pull it", hint=hint)
             # After a lost reply, it was this client that put the image.
             return "pushed" if is_reply_lost else "present"
         if error.code == "ImageTagAlreadyExistsException" and tag:

@@ -13,15 +13,12 @@ from anyio import to_thread
 
 from asyncpush.errors import ManifestError
 from asyncpush.manifest import Manifest, is_foreign, parse_manifest
-from asyncpush.model import Descriptor, Digest
+from asyncpush.model import ARCHIVED, Descriptor, Digest
 from asyncpush.protocols import NotHeld, RepositoryReader, StoredBlob, StoredManifest
 from asyncpush.settings import MAX_INDEX_DEPTH
 from asyncpush.verify.diff_ids import compare
 from asyncpush.verify.reading import ReadBlobs
 from asyncpush.verify.results import Problem, Verification, VerificationTarget
-
-#: The code of an image that nobody can pull until it is restored.
-_ARCHIVED = "ImageInaccessible"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +214,7 @@ def _judge(reference: str | Digest, answer: StoredManifest | NotHeld) -> _Node:
     subject = "manifest" if isinstance(reference, Digest) else f"tag {reference}"
     digest = reference if isinstance(reference, Digest) else None
     if isinstance(answer, NotHeld):
-        kind: Literal["archived", "missing"] = "archived" if answer.code == _ARCHIVED else "missing"
+        kind: Literal["archived", "missing"] = "archived" if answer.code == ARCHIVED else "missing"
         return _Node(problem=Problem(kind, subject, digest, f"is {kind} ({_reason(answer)})"))
     if (actual := Digest.of(answer.raw)) != answer.digest:
         problem = Problem("damaged", "manifest", answer.digest, f"is damaged: its bytes have the digest {actual}")
