@@ -109,6 +109,20 @@ async def test_a_layer_is_sent_as_it_is(emulator: Emulator, tmp_path: Path, kind
     assert (count(events, "PatchBlobUpload"), count(events, "UploadLayerPart")) == (3, 0)
 
 
+@pytest.mark.parametrize(("part_size", "parts"), [(None, [20, 40, 5]), (20 * MiB, [20, 20, 20, 5])])
+async def test_parts_grow_unless_their_size_is_asked_for(
+    emulator: Emulator, tmp_path: Path, part_size: int | None, parts: list[int]
+) -> None:
+    size, events = 65 * MiB, Events()
+    zeros = bytes(size)
+    blob = file_blob(tmp_path, zeros, Descriptor(DESCRIPTOR.media_type, Digest.of(zeros), size))
+    settings = Settings(transport="v2", part_size=part_size)
+    async with asyncpush.connect(aws=aws(emulator.endpoint_url), settings=settings, emit=events) as registry:
+        await push(registry, blob)
+
+    assert [event.sent // MiB for event in events.of(PartSent) if event.sent] == parts
+
+
 async def test_every_kind_of_source_goes_through(emulator: Emulator, tmp_path: Path) -> None:
     """Layers of known digests, layers that are compressed as they are read, and those of another registry."""
     layout = Layout()

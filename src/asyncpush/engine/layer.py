@@ -43,9 +43,12 @@ from asyncpush.protocols import (
     Repository,
     SeekableReader,
 )
-from asyncpush.settings import DEFAULT_PART_SIZE, MIN_PART_SIZE, MiB
+from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MIN_PART_SIZE, MiB
 
 Parts = tuple[Part, ...]
+
+#: Bytes of the largest part at ``/v2/`` that is read as it is sent: about what a kill may lose of a layer.
+_LARGEST_PART = 80 * MiB
 
 
 async def push_layer(repository: Repository, blob: Blob, context: PushContext) -> PushedLayer:
@@ -256,12 +259,21 @@ class _PartSource:
             upload.skip(read)
 
     async def _slice(self, content: RandomAccess, size: int) -> AsyncGenerator[EncodedParts, None]:
-        """Yield the parts of a local blob that is sent as it is: they are read when they are sent."""
-        for first in range(self.first, size, self.part_size):
-            part = Part.raw(first, min(self.part_size, size - first), content)
+        """Yield the parts of a local blob that is sent as it is: they are read when they are sent.
+
+        They take no memory, so that they grow: each answer is waited for before the next part is sent.
+        """
+        first, part_size = self.first, self.part_size
+        # Smaller parts suit a slow connection.
+        grows = self.part_size == MAX_PART_SIZE and self.context.settings.part_size is None
+        while first < size:
+            part = Part.raw(first, min(part_size, size - first), content)
             # One object for each upload: uploads tell their parts apart by identity.
             parts = tuple(replace(part) for _ in self.uploads)
             yield EncodedParts(parts, 0, part.size, self.account)
+            first += part.size
+            if grows:
+                part_size = min(2 * part_size, _LARGEST_PART)
 
     async def _cut(self, cutter: PartCutter[Parts], reader: BlobReader) -> AsyncGenerator[EncodedParts, None]:
         """Yield the parts of a local blob.
