@@ -137,6 +137,7 @@ async def test_a_broken_header_in_the_middle_is_not_taken_for_the_end(tmp_path):
         (b"", "is empty"),
         (b"hello", "text, not an image archive"),
         (os.urandom(5000), "not a tar archive"),
+        (b"<" + bytes(range(256)) * 20, "not a tar archive"),
         (layer_tar("files"), "holds no image.*asyncpush layers"),
         (bytes(10240), "holds no image: it is an empty archive"),
         (bz2.compress(bytes(100)), "holds no image: it is an empty archive"),

@@ -102,6 +102,8 @@ def archive_kind(head: bytes) -> Packing | str | None:
 
 def _text(head: bytes) -> Sequence[str] | None:
     text = head.removeprefix(_BOM).lstrip()
+    if not text or any(byte < 32 and byte not in b"\t\n\r\x1b" for byte in head):
+        return None
     if text[:1] == b"<":
         lower = text.lower()
         if lower.startswith((b"<!doctype html", b"<html", b"<head")):
@@ -111,6 +113,4 @@ def _text(head: bytes) -> Sequence[str] | None:
         if b'"schemaVersion"' in text:
             return "JSON, a manifest without its layers", "name the image as docker://HOST/REPOSITORY[:TAG|@DIGEST]"
         return "JSON", _FETCH
-    if text and not any(byte < 32 and byte not in b"\t\n\r\x1b" for byte in head):
-        return "text", "it may be a command's error message; save or fetch the image again"
-    return None
+    return "text", "it may be a command's error message; save or fetch the image again"
