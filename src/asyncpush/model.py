@@ -275,6 +275,15 @@ class RepositoryInfo:
 ARCHIVED = "ImageInaccessible"
 
 
+def restoring(repository: str, name: str) -> str:
+    """The command that restores the archived image *name*, a tag or digest, of a repository."""
+    kind = "imageDigest" if name.startswith("sha256:") else "imageTag"
+    return (
+        f"aws ecr update-image-storage-class --repository-name {repository} --image-id {kind}={name} "
+        "--target-storage-class STANDARD"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ArchivedImage:
     """An image in ECR's archive.

@@ -76,9 +76,10 @@ async def test_an_image_that_ecr_has_archived_is_not_called_present(
     move = partial(call_new, emulator.endpoint_url, "UpdateImageStorageClass", **image)
     await to_thread.run_sync(partial(move, targetStorageClass="ARCHIVE"))
 
-    with pytest.raises(RegistryError, match=r"team/app:1\.0 is archived"):
+    with pytest.raises(RegistryError, match=r"team/app:1\.0 is archived") as error:
         await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")
 
+    assert "--repository-name team/app --image-id imageTag=1.0" in (error.value.hint or "")
     await to_thread.run_sync(partial(move, targetStorageClass="STANDARD"))
     assert (await asyncpush.push(registry, f"oci:{folder}", "team/app:1.0")).outcome == "present"
 

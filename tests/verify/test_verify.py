@@ -654,7 +654,8 @@ def test_the_command_says_what_is_whole_and_names_what_is_not(server: Server, tm
     call_new(server.url, "UpdateImageStorageClass", **image, targetStorageClass="ARCHIVE")
     ran = run_here("verify", "verified/app:1", "--progress", "none", **server.environment)
     assert "verified/app:1: tag 1 is archived (ImageInaccessible: " in ran.err
-    assert "verified/app:1: restore it first: aws ecr update-image-storage-class" in ran.err
+    restoring = "update-image-storage-class --repository-name REPOSITORY --image-id imageTag=TAG"
+    assert f"verified/app:1: restore it first: aws ecr {restoring}" in ran.err
 
 
 @pytest.mark.parametrize("words", [(), ("team/app:!",), (f"team/app@{DIGEST[:-1]}",), ("public.ecr.aws/team/app",)])

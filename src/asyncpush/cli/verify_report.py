@@ -19,6 +19,7 @@ from asyncpush.cli.run import ALIKE, FAILED, say_failures, status_of
 from asyncpush.cli.streams import say, say_notice, write_lines
 from asyncpush.errors import AsyncpushError, InterruptedRunError, UsageError, cause_of
 from asyncpush.events import Emit, Event, ImageFailed, PartRead, ignore
+from asyncpush.model import restoring
 from asyncpush.units import count_text, size_text, some_text, time_text
 from asyncpush.verify import (
     Problem,
@@ -263,7 +264,7 @@ def _advice(result: Verification) -> str:
         )
     kinds = {problem.kind for problem in problems}
     if "archived" in kinds:
-        return "restore it first: aws ecr update-image-storage-class --target-storage-class STANDARD"
+        return f"restore it first: {restoring('REPOSITORY', 'TAG')}"
     if result.digest is None:
         return "push it again, or run the migration again"
     if kinds == {"unexpected"}:

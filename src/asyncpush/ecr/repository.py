@@ -22,7 +22,7 @@ from asyncpush.errors import (
     UploadNotFoundError,
 )
 from asyncpush.manifest import ACCEPTED_TYPES, Manifest, parse_manifest
-from asyncpush.model import ARCHIVED, Digest, TagMutability, Upload
+from asyncpush.model import ARCHIVED, Digest, TagMutability, Upload, restoring
 from asyncpush.protocols import Part, RandomAccess, StoredImage
 from asyncpush.settings import DEFAULT_PART_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE
 from asyncpush.single_flight import CachedResult
@@ -287,7 +287,7 @@ class EcrRepository:
         if error.code == "ImageAlreadyExistsException":
             if self._archived & {tag, str(manifest.digest)}:
                 name = f"{self._name}:{tag}" if tag else f"{self._name}@{manifest.digest}"
-                hint = "restore it: aws ecr update-image-storage-class --target-storage-class STANDARD"
+                hint = f"restore it first: {restoring(self._name, tag or str(manifest.digest))}"
                 raise ServiceError("PutImage", ARCHIVED, f"{name} is archived, so nobody can pull it", hint=hint)
             # After a lost reply, it was this client that put the image.
             return "pushed" if is_reply_lost else "present"

@@ -14,7 +14,7 @@ from asyncpush.engine.context import PushContext
 from asyncpush.errors import AsyncpushError, ConfigurationError, SourceArchivedError, SourceNotFoundError, UsageError
 from asyncpush.events import Notice
 from asyncpush.migrate.plan.model import PlanEntry
-from asyncpush.model import ArchivedImage, RepositoryInfo
+from asyncpush.model import ArchivedImage, RepositoryInfo, restoring
 from asyncpush.reference import RegistryName, parse_registry
 from asyncpush.settings import AwsConfiguration, RepositorySettings, SourceRegistry
 from asyncpush.single_flight import SingleFlight
@@ -207,11 +207,7 @@ def reason_of(image: ArchivedImage) -> str:
 def archived_error(entry: PlanEntry, name: str, image: ArchivedImage) -> SourceArchivedError:
     """The error for an archived image of *entry*, which *name* refers to: trying again does not help."""
     separator = "@" if name.startswith("sha256:") else ":"
-    kind = "imageDigest" if separator == "@" else "imageTag"
-    hint = (
-        f"restore it first: aws ecr update-image-storage-class --repository-name {entry.repository} --image-id "
-        f"{kind}={name} --target-storage-class STANDARD"
-    )
+    hint = f"restore it first: {restoring(entry.repository, name)}"
     if image.status != "ARCHIVED":
         hint = "run the same command again when it is ACTIVE"
     return SourceArchivedError(f"{entry.host}/{entry.repository}{separator}{name} is {reason_of(image)}", hint=hint)
